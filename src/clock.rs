@@ -1,0 +1,59 @@
+//! `Clock`: the only source of time, so that every expiry and window can be told in a test.
+
+use std::sync::Mutex;
+use std::time::{Duration, Instant};
+
+pub use jiff::Timestamp;
+
+/// Wall time for what is written down and judged (expiry, windows), monotonic time for what is measured and waited for.
+pub trait Clock: Send + Sync {
+    /// Wall time.
+    fn now(&self) -> Timestamp;
+    /// Monotonic time.
+    fn instant(&self) -> Instant;
+}
+
+/// The machine's clocks.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct SystemClock;
+
+impl Clock for SystemClock {
+    #[expect(clippy::disallowed_methods, reason = "this is the one place that reads the wall clock")]
+    fn now(&self) -> Timestamp {
+        Timestamp::now()
+    }
+
+    #[expect(clippy::disallowed_methods, reason = "this is the one place that reads the monotonic clock")]
+    fn instant(&self) -> Instant {
+        Instant::now()
+    }
+}
+
+/// A clock that moves only when told to.
+#[derive(Debug)]
+pub struct ManualClock(Mutex<(Timestamp, Instant)>);
+
+impl ManualClock {
+    /// Starts at `now`.
+    #[must_use]
+    pub fn new(now: Timestamp) -> Self {
+        Self(Mutex::new((now, SystemClock.instant())))
+    }
+
+    /// Moves both clocks forward.
+    pub fn advance(&self, by: Duration) {
+        let mut both = self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        both.0 += by;
+        both.1 += by;
+    }
+}
+
+impl Clock for ManualClock {
+    fn now(&self) -> Timestamp {
+        self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner).0
+    }
+
+    fn instant(&self) -> Instant {
+        self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner).1
+    }
+}
