@@ -25,6 +25,11 @@ pub mod secret;
 pub mod written;
 pub mod refusal;
 pub mod edits;
+pub mod address;
+pub mod jose;
+pub mod tls;
+pub mod outcall;
+pub mod state;
 // -- the request's way, front door to back door
 // -- what is remembered
 // -- the household

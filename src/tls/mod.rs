@@ -1,0 +1,31 @@
+//! tls: whom we believe, and whom we let workloads believe.
+//!
+//! Enters: trust anchors, a server's name, and for interception the name that a workload was allowed to reach. Leaves: client
+//! configurations that always verify (hybrid post-quantum key exchange first, sessions resumed), and server configurations with a leaf
+//! of the local CA for exactly one name. It never turns verification off, never verifies an empty name, and no name that a caller chose
+//! by SNI alone is ever minted. Everything runs on aws-lc-rs, named explicitly: nothing depends on a process-wide default.
+
+mod authority;
+mod client;
+mod error;
+mod interception;
+mod roots;
+mod wire;
+
+use std::sync::{Arc, LazyLock};
+
+use rustls::crypto::{CryptoProvider, aws_lc_rs};
+
+pub use authority::Authority;
+pub use client::{Alpn, ClientConfigs, server_name};
+pub use error::TlsError;
+pub use interception::{Intercepted, Interceptor};
+pub use roots::{Trust, parse_certificates, system_roots_pem};
+pub use wire::{HandshakeError, Wire};
+
+/// The one provider of cryptography, with X25519MLKEM768 first.
+#[must_use]
+pub fn provider() -> Arc<CryptoProvider> {
+    static PROVIDER: LazyLock<Arc<CryptoProvider>> = LazyLock::new(|| Arc::new(aws_lc_rs::default_provider()));
+    Arc::clone(&PROVIDER)
+}
