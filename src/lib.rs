@@ -31,5 +31,8 @@ pub mod tls;
 pub mod outcall;
 pub mod state;
 // -- the request's way, front door to back door
+pub mod capture;
+pub mod catalogue;
+pub mod identity;
 // -- what is remembered
 // -- the household

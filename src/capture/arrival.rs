@@ -1,0 +1,57 @@
+//! `Arrival`: what a connection proves about how and from whom traffic reached us. Taken once per connection, never from bytes
+//! that the workload wrote, except the CONNECT target of a tunnel, which every request inside must agree with.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use super::destination::Destination;
+
+/// How a listener takes traffic in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize, schemars::JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Mode {
+    /// The listener is one upstream; any well-formed Host.
+    Route,
+    /// Origin-form; the upstream is found by Host.
+    Host,
+    /// Absolute-form and CONNECT (`HTTP_PROXY`, `HTTPS_PROXY`).
+    Forward,
+}
+
+/// The other end of a connection, as the kernel tells it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Peer {
+    /// TCP: the address, and for loopback the uid that owns the socket where the kernel told it.
+    Tcp {
+        /// The peer's address.
+        address: SocketAddr,
+        /// Owner of the peer's socket.
+        uid: Option<u32>,
+    },
+    /// A unix socket's `SO_PEERCRED`.
+    Unix {
+        /// User.
+        uid: u32,
+        /// Group.
+        gid: u32,
+        /// Process, where the kernel tells it.
+        pid: Option<i32>,
+    },
+}
+
+/// One connection's proof, shared by all its requests.
+#[derive(Debug, Clone)]
+pub struct Arrival {
+    /// The listener's name in the configuration.
+    pub listener: Arc<str>,
+    /// How that listener takes traffic in.
+    pub mode: Mode,
+    /// The upstream of a `route` listener.
+    pub route: Option<Arc<str>>,
+    /// Who is at the other end.
+    pub peer: Peer,
+    /// Inside a CONNECT tunnel: its target, with the scheme that the first bytes showed.
+    pub tunnel: Option<Destination>,
+    /// The SNI of an intercepted TLS connection, canonical.
+    pub sni: Option<super::destination::Host>,
+}

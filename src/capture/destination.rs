@@ -1,0 +1,231 @@
+//! `Destination`: where a request wants to go, parsed once into a canonical, comparable form.
+
+use std::fmt;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+/// `http` or `https`: whether the upstream leg is declared plaintext or verified TLS.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Scheme {
+    /// Declared plaintext.
+    Http,
+    /// TLS, always verified.
+    Https,
+}
+
+impl Scheme {
+    /// The port that is not written.
+    #[must_use]
+    pub const fn default_port(self) -> u16 {
+        match self {
+            Self::Http => 80,
+            Self::Https => 443,
+        }
+    }
+
+    /// As in a URI.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Http => "http",
+            Self::Https => "https",
+        }
+    }
+}
+
+/// A host in canonical form: lower-case ASCII DNS name without a trailing dot, or an IP literal as the standard library prints it
+/// (IPv6 without brackets). Other spellings of an address (decimal, octal, hex, short forms) are refused, never interpreted.
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Host(Arc<str>);
+
+/// Why a text is not a host, or not an authority.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum HostError {
+    /// Nothing there.
+    #[error("the host is empty")]
+    Empty,
+    /// `user:password@` is a credential slot, not a name.
+    #[error("the authority holds user information")]
+    UserInfo,
+    /// Not a DNS name (RFC 1123) and not an IP literal.
+    #[error("the host is neither a DNS name nor an IP address in its usual form")]
+    Malformed,
+    /// Not a number from 1 to 65535.
+    #[error("the port is not a number from 1 to 65535")]
+    Port,
+}
+
+impl Host {
+    /// Parses one host, without a port; IPv6 with or without brackets.
+    ///
+    /// # Errors
+    /// What is neither an RFC 1123 name nor an address in its usual form.
+    pub fn parse(text: &str) -> Result<Self, HostError> {
+        if text.is_empty() {
+            return Err(HostError::Empty);
+        }
+        if let Some(inner) = text.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')) {
+            let address: std::net::Ipv6Addr = inner.parse().map_err(|_| HostError::Malformed)?;
+            return Ok(Self(address.to_string().into()));
+        }
+        if let Ok(address) = text.parse::<IpAddr>() {
+            return Ok(match address {
+                // Only its one usual form parses, so the text is canonical as it stands.
+                IpAddr::V4(_) => Self(text.into()),
+                IpAddr::V6(address) => Self(address.to_string().into()),
+            });
+        }
+        let name = text.strip_suffix('.').unwrap_or(text);
+        if !is_dns_name(name) {
+            return Err(HostError::Malformed);
+        }
+        if name.bytes().any(|byte| byte.is_ascii_uppercase()) {
+            return Ok(Self(name.to_ascii_lowercase().into()));
+        }
+        Ok(Self(name.into()))
+    }
+
+    /// Canonical text.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// The address, when the host is a literal.
+    #[must_use]
+    pub fn ip(&self) -> Option<IpAddr> {
+        self.0.parse().ok()
+    }
+}
+
+/// RFC 1123 labels (underscore allowed, as deployed), at most 253 bytes; a last label of digits or a hex number is an address in disguise.
+fn is_dns_name(name: &str) -> bool {
+    let label_ok = |label: &str| {
+        !label.is_empty()
+            && label.len() <= 63
+            && !label.starts_with('-')
+            && !label.ends_with('-')
+            && label.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_')
+    };
+    let numeric = |label: &str| {
+        label.bytes().all(|byte| byte.is_ascii_digit())
+            || label
+                .strip_prefix("0x")
+                .or_else(|| label.strip_prefix("0X"))
+                .is_some_and(|hex| hex.bytes().all(|byte| byte.is_ascii_hexdigit()))
+    };
+    !name.is_empty() && name.len() <= 253 && name.split('.').all(label_ok) && !name.rsplit('.').next().is_some_and(numeric)
+}
+
+impl fmt::Display for Host {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl fmt::Debug for Host {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(&self.0, f)
+    }
+}
+
+/// Splits an authority (`host`, `host:port`, `[v6]:port`) into its canonical parts.
+///
+/// # Errors
+/// User information, a malformed host, a port that is no number.
+pub fn parse_authority(text: &str) -> Result<(Host, Option<u16>), HostError> {
+    if text.contains('@') {
+        return Err(HostError::UserInfo);
+    }
+    let (host, port) = match text.rfind(':') {
+        Some(colon) if !text.ends_with(']') => {
+            let (host, port) = text.split_at_checked(colon).ok_or(HostError::Malformed)?;
+            (host, port.strip_prefix(':'))
+        }
+        Some(_) | None => (text, None),
+    };
+    if host.contains(':') && !host.starts_with('[') {
+        return Err(HostError::Malformed);
+    }
+    let port = match port {
+        None => None,
+        Some(digits) if digits.bytes().all(|byte| byte.is_ascii_digit()) => match digits.parse::<u16>() {
+            Ok(port) if port > 0 => Some(port),
+            Ok(_) | Err(_) => return Err(HostError::Port),
+        },
+        Some(_) => return Err(HostError::Port),
+    };
+    Ok((Host::parse(host)?, port))
+}
+
+/// Scheme, host and port: what is routed, judged, dialled, verified and recorded, one value everywhere.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Destination {
+    /// Plaintext or TLS.
+    pub scheme: Scheme,
+    /// Canonical.
+    pub host: Host,
+    /// Always explicit.
+    pub port: u16,
+}
+
+impl fmt::Display for Destination {
+    /// As an origin: the default port is not written (RFC 6454).
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let v6 = self.host.as_str().contains(':');
+        let (open, close) = if v6 { ("[", "]") } else { ("", "") };
+        write!(f, "{}://{open}{}{close}", self.scheme.as_str(), self.host)?;
+        if self.port == self.scheme.default_port() { Ok(()) } else { write!(f, ":{}", self.port) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn hosts_have_one_form() {
+        for (written, canonical) in [
+            ("API.Example.", "api.example"),
+            ("[::1]", "::1"),
+            ("::ffff:1.2.3.4", "::ffff:1.2.3.4"),
+            ("10.0.0.1", "10.0.0.1"),
+            ("a_b.example", "a_b.example"),
+        ] {
+            assert_eq!(Host::parse(written).unwrap().as_str(), canonical, "{written}");
+        }
+    }
+
+    #[test]
+    fn disguised_addresses_and_odd_names_are_refused() {
+        for text in [
+            "",
+            "2130706433",
+            "0x7f000001",
+            "127.1",
+            "0177.0.0.1",
+            "a..b",
+            "-a.example",
+            "a b",
+            "a,b",
+            "a/b",
+            "a%2eb",
+            "[::1",
+            "ex\u{e4}mple",
+            "1.2.3.4.5",
+            "a.0x7f",
+        ] {
+            assert!(Host::parse(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn authorities_split() {
+        assert_eq!(parse_authority("a.example:8443").unwrap(), (Host::parse("a.example").unwrap(), Some(8443)));
+        assert_eq!(parse_authority("[::1]:80").unwrap().1, Some(80));
+        assert_eq!(parse_authority("a.example").unwrap().1, None);
+        for text in ["a:0", "a:65536", "a:", "a:+1", "u:p@a", "::1", "a:1:2", "a: 1"] {
+            assert!(parse_authority(text).is_err(), "{text}");
+        }
+    }
+}

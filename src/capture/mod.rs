@@ -1,0 +1,16 @@
+//! capture: HOW traffic reached us.
+//!
+//! Enters: a connection's facts and a request head. Leaves: an [`Arrival`] per connection and one canonical [`Destination`] per
+//! request, or a refusal. It never looks at credentials and never resolves a name. It fails to `malformed` and `misdirected`.
+
+mod arrival;
+mod config;
+mod destination;
+mod head;
+mod target;
+
+pub use arrival::{Arrival, Mode, Peer};
+pub use config::{ListenAddress, Listener, ListenerConfig};
+pub use destination::{Destination, Host, HostError, Scheme, parse_authority};
+pub use head::{HeadLimits, check};
+pub use target::{Target, target};
