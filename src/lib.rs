@@ -34,5 +34,7 @@ pub mod state;
 pub mod capture;
 pub mod catalogue;
 pub mod identity;
+pub mod strip;
+pub mod action;
 // -- what is remembered
 // -- the household

@@ -1,0 +1,137 @@
+//! `Scan`: one examination under way: the findings so far, and what an upstream's rules say of each.
+
+use smallvec::SmallVec;
+
+use super::finding::{Finding, Kind, place};
+use super::names::{Class, QueryClass, classify, classify_query, fold};
+use super::rules::Rules;
+use super::shape;
+use crate::secret::FingerprintKey;
+
+/// Most findings of one head that are recorded; what is beyond is removed all the same.
+const MOST: usize = 64;
+
+pub(super) struct Scan<'a> {
+    pub(super) rules: &'a Rules,
+    pub(super) key: &'a FingerprintKey,
+    pub(super) findings: SmallVec<[Finding; 2]>,
+}
+
+/// What becomes of one header.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Verdict {
+    /// Nothing found, or kept by rule.
+    Stays,
+    /// Removed.
+    Goes,
+    /// A list whose elements are judged one by one.
+    List(Class),
+}
+
+impl<'a> Scan<'a> {
+    pub(super) fn new(rules: &'a Rules, key: &'a FingerprintKey) -> Self {
+        Self { rules, key, findings: SmallVec::new() }
+    }
+
+    /// Writes down a finding. Whether it goes.
+    pub(super) fn found(&mut self, kind: Kind, slot: &'static str, name: &[u8], value: &[u8], kept: bool) -> bool {
+        if self.findings.len() < MOST {
+            self.findings.push(Finding { kind, place: place(slot, name), fingerprint: self.key.fingerprint(value), kept });
+        }
+        !kept
+    }
+
+    /// Judges one header or trailer field.
+    pub(super) fn field(&mut self, slot: &'static str, name: &[u8], value: &[u8]) -> Verdict {
+        let class = classify(name);
+        let (kind, secret) = match class {
+            Class::Inert => return Verdict::Stays,
+            Class::Cookie | Class::Subprotocols | Class::Baggage => return Verdict::List(class),
+            Class::Authorization => authorization(value),
+            Class::Credential(kind) => shape::find(value).unwrap_or((kind, value)),
+            Class::Plain | Class::Unknown => match self.by_value(name, value) {
+                Some(found) => found,
+                None => return Verdict::Stays,
+            },
+        };
+        let kept = self.rules.keeps_header(name);
+        if self.found(kind, slot, name, secret, kept) { Verdict::Goes } else { Verdict::Stays }
+    }
+
+    /// A field whose name says nothing.
+    fn by_value<'v>(&mut self, name: &[u8], value: &'v [u8]) -> Option<(Kind, &'v [u8])> {
+        if let Some(found) = shape::find(value) {
+            return Some(found);
+        }
+        if self.rules.adds_header(name) {
+            return Some((Kind::Other, value));
+        }
+        // gRPC sends such metadata in base64 (PROTOCOL-HTTP2, "Custom-Metadata").
+        if name.ends_with(b"-bin") && shape::find(&decoded_bin(value)).is_some() {
+            return Some((Kind::Other, value));
+        }
+        if name == b"referer" && query_names_credential(value) {
+            return Some((Kind::ApiKey, value));
+        }
+        None
+    }
+}
+
+/// The kind of an `Authorization` value, and the part of it that stays the same while the key does.
+pub(super) fn authorization(value: &[u8]) -> (Kind, &[u8]) {
+    let value = value.trim_ascii();
+    let (scheme, rest) = match value.iter().position(|byte| *byte == b' ').and_then(|at| value.split_at_checked(at)) {
+        Some((scheme, rest)) => (scheme, rest.trim_ascii()),
+        None => (&b""[..], value),
+    };
+    let is = |name: &str| scheme.eq_ignore_ascii_case(name.as_bytes());
+    if is("basic") {
+        return (Kind::Basic, rest);
+    }
+    if is("digest") {
+        return (Kind::Digest, parameter(rest, b"username=").unwrap_or(rest));
+    }
+    if scheme.get(..4).is_some_and(|prefix| prefix.eq_ignore_ascii_case(b"aws4")) {
+        // The signature changes with each request; the access key id is the credential's name.
+        return (Kind::Aws, parameter(rest, b"Credential=").unwrap_or(rest));
+    }
+    if is("aws") {
+        return (Kind::Aws, rest.split(|byte| *byte == b':').next().unwrap_or(rest));
+    }
+    if let Some((kind, found)) = shape::find(rest) {
+        return (kind, found);
+    }
+    if is("bearer") {
+        (Kind::Bearer, rest)
+    } else if is("token") || is("apikey") || is("api-key") || is("key") {
+        (Kind::ApiKey, rest)
+    } else {
+        (Kind::Other, rest)
+    }
+}
+
+/// The value of a parameter up to a quote, slash, comma or space.
+fn parameter<'a>(text: &'a [u8], name: &[u8]) -> Option<&'a [u8]> {
+    let at = memchr::memmem::find(text, name)? + name.len();
+    let value = text.get(at..)?;
+    let value = value.strip_prefix(b"\"").unwrap_or(value);
+    value.split(|byte| matches!(byte, b'"' | b'/' | b',' | b' ')).next().filter(|value| !value.is_empty())
+}
+
+/// A `-bin` value, decoded as far as 8 KiB go; not decodable is empty.
+fn decoded_bin(value: &[u8]) -> Vec<u8> {
+    use base64::Engine;
+    use base64::engine::general_purpose::STANDARD_NO_PAD;
+    let text = value.trim_ascii_end().strip_suffix(b"==").or_else(|| value.strip_suffix(b"=")).unwrap_or(value);
+    let text = text.get(..text.len().min(8 * 1024 / 4 * 4)).unwrap_or_default();
+    STANDARD_NO_PAD.decode(text).unwrap_or_default()
+}
+
+/// Whether a URL's query names a credential: a page that was opened with a key in its address sends that on as `Referer`.
+fn query_names_credential(url: &[u8]) -> bool {
+    let Some(at) = memchr::memchr(b'?', url) else { return false };
+    url.get(at + 1..).unwrap_or_default().split(|byte| *byte == b'&').any(|pair| {
+        let name = pair.split(|byte| *byte == b'=').next().unwrap_or_default();
+        matches!(classify_query(&fold(name)), QueryClass::Credential(_) | QueryClass::Presigning)
+    })
+}
