@@ -36,5 +36,6 @@ pub mod catalogue;
 pub mod identity;
 pub mod strip;
 pub mod action;
+pub mod policy;
 // -- what is remembered
 // -- the household

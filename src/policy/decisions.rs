@@ -1,0 +1,312 @@
+//! What rules mean, as tables of requests and decisions.
+
+use super::Bounds;
+use super::testing::{Ask, BILLING, ask, compiled, line, set, with_head};
+
+fn check(rules: &str, table: &[(Ask, &str)]) {
+    let set = set(rules);
+    for (ask, expected) in table {
+        assert_eq!(ask.line(&set), *expected, "{} {} by {}", ask.parts.method, ask.parts.uri, ask.workload.id);
+    }
+}
+
+#[test]
+fn the_most_specific_allow_gives_the_grant() {
+    check(
+        r#"
+  - { id: all, effect: allow, methods: ["*"], paths: ["/**"], grant: none }
+  - { id: charges, effect: allow, methods: [GET, POST], paths: [/v1/charges, "/v1/charges/*"], grant: stripe-restricted }
+  - { id: reading, effect: allow, methods: [GET], paths: ["/v1/**"], grant: stripe-readonly }
+  - { id: keyed, effect: allow, methods: [GET, POST], paths: [/v1/charges], when: "'idempotency-key' in request.headers", grant: stripe-readonly }
+"#,
+        &[
+            (ask("stripe", "POST /v1/charges"), "allow charges stripe-restricted"),
+            (ask("stripe", "POST /v1/charges").header("idempotency-key", "1"), "allow keyed stripe-readonly"),
+            (ask("stripe", "GET /v1/charges/7"), "allow charges stripe-restricted"),
+            (ask("stripe", "GET /v1/refunds"), "allow reading stripe-readonly"),
+            (ask("stripe", "DELETE /v1/refunds"), "allow all bare"),
+            (ask("ledger", "GET /v1/charges"), "no_rule -"),
+            (ask("stripe", "GET /v1/charges").by("spiffe://prod.example/ns/billing/sa/other"), "no_rule -"),
+            (ask("stripe", "GET /v1/charges").by("spiffe://other.example/ns/billing/sa/billing-app"), "no_rule -"),
+        ],
+    );
+}
+
+#[test]
+fn deny_overrides_and_require_comes_next() {
+    check(
+        r#"
+  - { id: all, effect: allow, methods: ["*"], paths: ["/**"], grant: none }
+  - { id: no-keys, effect: deny, paths: ["/v1/api_keys/**"] }
+  - { id: ticket, effect: require, methods: [DELETE], paths: ["/**"], when: "request.headers['x-ticket'].startsWith('CHG-')" }
+"#,
+        &[
+            (ask("stripe", "GET /v1/api_keys"), "denied no-keys"),
+            (ask("stripe", "DELETE /v1/api_keys/1").header("x-ticket", "CHG-1"), "denied no-keys"),
+            (ask("stripe", "DELETE /v1/x"), "requirement ticket"),
+            (ask("stripe", "DELETE /v1/x").header("x-ticket", "none"), "requirement ticket"),
+            (ask("stripe", "DELETE /v1/x").header("x-ticket", "CHG-1").header("x-ticket", "CHG-2"), "requirement ticket"),
+            (ask("stripe", "DELETE /v1/x").header("x-ticket", "CHG-1"), "allow all bare"),
+        ],
+    );
+}
+
+#[test]
+fn an_error_denies_but_never_allows() {
+    check(
+        r"
+  - { id: small, effect: allow, methods: [POST], paths: [/small], when: request.body_size < 100, grant: none }
+  - { id: open, effect: allow, methods: [POST], paths: [/open], grant: none }
+  - { id: large, effect: deny, paths: [/open], when: request.body_size >= 100 }
+",
+        &[
+            (ask("stripe", "POST /small").header("content-length", "5"), "allow small bare"),
+            (ask("stripe", "POST /small"), "no_rule -"),
+            (ask("stripe", "POST /open").header("content-length", "5"), "allow open bare"),
+            (ask("stripe", "POST /open").header("content-length", "500"), "denied large"),
+            (ask("stripe", "POST /open"), "denied large"),
+        ],
+    );
+}
+
+#[test]
+fn every_reading_of_a_path_must_be_judged_alike() {
+    check(
+        r#"
+  - { id: public, effect: allow, methods: [GET], paths: ["/public/**"], grant: none }
+  - { id: files, effect: allow, methods: [GET], paths: ["/files/**"], grant: none }
+  - { id: secret, effect: deny, paths: ["/public/secret/**"] }
+  - { id: project, effect: allow, methods: [GET], paths: ["/projects/*/issues", "/projects/*/*/issues"], grant: none }
+"#,
+        &[
+            (ask("stripe", "GET /public/a%20b/"), "allow public bare"),
+            (ask("stripe", "GET /public//x"), "allow public bare"),
+            (ask("stripe", "GET /public/%73ecret"), "denied secret"),
+            (ask("stripe", "GET /public/..;/public/secret"), "denied secret"),
+            (ask("stripe", "GET /files/..%2fpublic/x"), "ambiguous_path -"),
+            (ask("stripe", "GET /public/../elsewhere"), "ambiguous_path -"),
+            (ask("stripe", "GET /projects/group%2Fname/issues"), "allow project bare"),
+            (ask("stripe", "GET /elsewhere/%2e%2e/nothing"), "no_rule -"),
+        ],
+    );
+}
+
+#[test]
+fn rules_have_dates_and_windows() {
+    check(
+        r#"
+  - { id: soon, effect: allow, methods: [GET], paths: [/soon], not_before: 2026-12-01, expires: 2026-12-02, grant: none }
+  - { id: office, effect: allow, methods: [GET], paths: [/office], grant: none, windows: [{ days: mon-fri, from: "06:00", to: "22:00", tz: Europe/Berlin }] }
+"#,
+        &[
+            (ask("stripe", "GET /soon"), "no_rule -"),
+            (ask("stripe", "GET /soon").at("2026-12-01T00:00:00Z"), "allow soon bare"),
+            (ask("stripe", "GET /soon").at("2026-12-02T00:00:00Z"), "no_rule -"),
+            (ask("stripe", "GET /office"), "allow office bare"),
+            (ask("stripe", "GET /office").at("2026-11-23T21:00:00Z"), "no_rule -"),
+            (ask("stripe", "GET /office").at("2026-11-22T12:00:00Z"), "no_rule -"),
+        ],
+    );
+}
+
+#[test]
+fn a_permit_ends_with_its_rule_or_its_window() {
+    let set = set(r#"
+  - { id: office, effect: allow, methods: [GET], paths: [/office], grant: none, windows: [{ from: "06:00", to: "22:00", tz: UTC }] }
+  - { id: last, effect: allow, methods: [GET], paths: [/last], expires: 2026-11-23T13:00:00Z, grant: none, windows: [{ from: "06:00", to: "22:00", tz: UTC }] }
+"#);
+    let until = |line: &str| ask("stripe", line).decide(&set).outcome.unwrap().until().unwrap().to_string();
+    assert_eq!(until("GET /office"), "2026-11-23T22:00:00Z");
+    assert_eq!(until("GET /last"), "2026-11-23T13:00:00Z");
+}
+
+#[test]
+fn shadow_rules_only_show_what_would_be() {
+    check(
+        r#"
+  - { id: all, effect: allow, methods: ["*"], paths: ["/**"], grant: none }
+  - { id: narrow, effect: deny, mode: shadow, paths: ["/v1/**"] }
+  - { id: wide, effect: allow, mode: shadow, to: [ledger], methods: [GET], paths: ["/**"], grant: jwt-ledger }
+  - { id: tried, effect: allow, mode: shadow, methods: ["*"], paths: ["/**"], grant: stripe-readonly }
+"#,
+        &[
+            (ask("stripe", "GET /v1/x"), "allow all bare ~! denied narrow"),
+            (ask("ledger", "GET /x"), "no_rule - ~! allow wide"),
+            (ask("ledger", "POST /x"), "no_rule -"),
+            (ask("stripe", "GET /x"), "allow all bare ~! allow tried"),
+        ],
+    );
+}
+
+#[test]
+fn an_observed_upstream_passes_but_for_floors() {
+    check(
+        r"
+  - { id: entries, effect: allow, to: [trial], methods: [GET], paths: [/entries], grant: jwt-ledger }
+  - { id: plain, effect: deny, to: [trial], paths: [/plain] }
+  - { id: floor, effect: deny, floor: true, to: [trial], paths: [/floor] }
+",
+        &[
+            (ask("trial", "GET /entries"), "allow - as-is ~= allow entries"),
+            (ask("trial", "GET /other"), "allow - as-is ~! no_rule -"),
+            (ask("trial", "GET /plain"), "allow - as-is ~! denied plain"),
+            (ask("trial", "GET /floor"), "denied floor ~= denied floor"),
+            (ask("trial", "GET /entries").at("2026-12-01T00:00:00Z"), "allow entries jwt-ledger"),
+            (ask("trial", "GET /other").at("2026-12-01T00:00:00Z"), "no_rule -"),
+        ],
+    );
+}
+
+#[test]
+fn tunnels_are_judged_by_host_alone() {
+    check(
+        r#"
+  - { id: tunnel, effect: allow, to: [vendor], tunnel: true }
+  - { id: plain, effect: allow, to: [vendor, stripe], methods: ["*"], paths: ["/**"], grant: none }
+"#,
+        &[
+            (ask("vendor", "CONNECT vendor.example:443"), "allow tunnel bare"),
+            (ask("vendor", "GET /x"), "allow plain bare"),
+            (ask("stripe", "CONNECT api.payments.example:443"), "no_rule -"),
+        ],
+    );
+    check(
+        r#"
+  - { id: tunnel, effect: allow, to: [vendor], tunnel: true }
+  - { id: no-admin, effect: deny, to: [vendor], when: "request.path.startsWith('/admin')" }
+"#,
+        &[(ask("vendor", "CONNECT vendor.example:443"), "denied no-admin")],
+    );
+}
+
+#[test]
+fn patterns_of_identities_and_upstreams() {
+    let other = "spiffe://prod.example/ns/other/sa/app";
+    check(
+        r#"
+  - { id: everyone, effect: allow, from: ["spiffe://prod.example/**"], methods: [GET], paths: ["/**"], grant: none }
+  - { id: namespace, effect: allow, from: ["spiffe://prod.example/ns/billing/sa/*"], methods: [GET], paths: ["/**"], grant: stripe-readonly }
+  - { id: only-me, effect: allow, methods: [GET], paths: ["/**"], grant: stripe-restricted }
+  - { id: no-delete, effect: deny, from: ["**"], to: ["*"], methods: [DELETE] }
+"#,
+        &[
+            (ask("stripe", "GET /x"), "allow only-me stripe-restricted"),
+            (ask("stripe", "GET /x").by("spiffe://prod.example/ns/billing/sa/b"), "allow namespace stripe-readonly"),
+            (ask("stripe", "GET /x").by(other), "allow everyone bare"),
+            (ask("stripe", "GET /x").by("spiffe://foreign.example/a"), "no_rule -"),
+            (ask("ledger", "DELETE /x").by("spiffe://foreign.example/a"), "denied no-delete"),
+        ],
+    );
+}
+
+#[test]
+fn a_grant_narrows_the_credential() {
+    let set = set(r#"
+  - { id: read, effect: allow, to: [ledger], methods: [GET], paths: ["/**"], grant: { credential: jwt-ledger, scope: entries:read, ttl: 60s } }
+  - { id: write, effect: allow, to: [ledger], methods: [POST], paths: ["/**"], grant: jwt-ledger }
+"#);
+    let terms = |line: &str| match ask("ledger", line).decide(&set).outcome.unwrap().plan() {
+        super::Plan::Swap(terms) => format!("{:?} {}", terms.scopes.as_ref().unwrap(), terms.ttl.as_secs()),
+        super::Plan::AsIs | super::Plan::Bare => panic!("no credential"),
+    };
+    assert_eq!(terms("GET /x"), r#"["entries:read"] 60"#);
+    assert_eq!(terms("POST /x"), r#"["entries:read", "entries:write"] 300"#);
+}
+
+#[test]
+fn names_are_shared_within_a_directory_and_equal_grants_are_one() {
+    let names = with_head("  - { id: a, effect: allow, methods: [GET], paths: [/a], grant: stripe-readonly }\n");
+    let uses = "exeat: policy/v1\nname: other\ndefaults: { owner: o, reason: r, expires: 2027-01-01, from: billing, to: stripe }\nrules:\n  - { id: b, effect: allow, methods: GET, paths: /b, grant: stripe-readonly }\n";
+    let (set, _) = compiled(&[("p/a.yaml", &names, Bounds::All), ("p/b.yaml", uses, Bounds::All)]).unwrap();
+    assert_eq!(ask("stripe", "GET /b").line(&set), "allow b stripe-readonly");
+    let plan = |line: &str| match ask("stripe", line).decide(&set).outcome.unwrap().plan() {
+        super::Plan::Swap(terms) => std::sync::Arc::as_ptr(terms),
+        super::Plan::AsIs | super::Plan::Bare => panic!("no credential"),
+    };
+    assert_eq!(plan("GET /a"), plan("GET /b"));
+    assert!(compiled(&[("p/a.yaml", &names, Bounds::All), ("q/b.yaml", uses, Bounds::All)]).is_err());
+}
+
+#[test]
+fn the_order_of_files_and_rules_changes_nothing() {
+    let rule = |id: &str, rest: &str| format!("  - {{ id: {id}, {rest} }}\n");
+    let rules = [
+        rule("z", "effect: allow, methods: [GET], paths: [\"/**\"], grant: none"),
+        rule("a", "effect: allow, methods: [GET, POST], paths: [\"/**\"], grant: none"),
+        rule("d2", "effect: deny, paths: [\"/x/**\"]"),
+        rule("d1", "effect: deny, paths: [\"/x/**\"]"),
+        rule("r", "effect: require, methods: [POST], paths: [\"/**\"], when: request.port == 1"),
+    ];
+    let texts = [rules.concat(), rules.iter().rev().cloned().collect::<String>()].map(|rules| with_head(&rules));
+    let sets = texts.map(|text| compiled(&[("billing.yaml", &text, Bounds::All)]).unwrap().0);
+    for line in ["GET /", "GET /x", "POST /y", "PUT /"] {
+        let asked = ask("stripe", line);
+        assert_eq!(asked.line(&sets[0]), asked.line(&sets[1]), "{line}");
+    }
+    let first = with_head(&rules[0]);
+    let second = with_head(&rules[2]).replace("name: billing\n", "name: other\n");
+    let files = [("a.yaml", first.as_str(), Bounds::All), ("b.yaml", second.as_str(), Bounds::All)];
+    let turned = [files[1].clone(), files[0].clone()];
+    let (one, other) = (compiled(&files).unwrap().0, compiled(&turned).unwrap().0);
+    assert_eq!(one.revision(), other.revision());
+    assert_eq!(ask("stripe", "GET /x").line(&one), ask("stripe", "GET /x").line(&other));
+}
+
+#[test]
+fn a_rule_about_every_upstream_does_not_reach_what_is_not_listed() {
+    let set = set(r#"
+  - { id: all, effect: allow, to: ["*"], methods: [GET], paths: ["/**"], grant: none }
+  - { id: no-delete, effect: deny, to: ["*"], methods: [DELETE] }
+"#);
+    for (line, expected) in [("GET /", "no_rule -"), ("DELETE /", "denied no-delete")] {
+        let mut asked = ask("stripe", line);
+        std::sync::Arc::make_mut(&mut asked.upstream).index = crate::catalogue::UpstreamIndex(5);
+        assert_eq!(asked.line(&set), expected);
+        assert_eq!(asked.explain(&set).outcome.is_err(), expected != "allow");
+    }
+}
+
+#[test]
+fn an_empty_set_allows_nothing() {
+    let set = super::PolicySet::default();
+    assert!(set.is_empty());
+    assert_eq!(ask("stripe", "GET /").line(&set), "no_rule -");
+    assert_eq!(line(&ask("trial", "GET /").decide(&set)), "allow - as-is ~! no_rule -");
+}
+
+#[test]
+fn an_explanation_names_every_candidate_and_the_nearest() {
+    let set = set(r#"
+  - { id: create, effect: allow, methods: [POST], paths: [/v1/charges], when: "request.headers['x-env'] == 'prod'", grant: stripe-restricted }
+  - { id: read, effect: allow, methods: [GET], paths: ["/v1/charges/**"], grant: stripe-readonly }
+  - { id: elsewhere, effect: allow, to: [ledger], methods: [POST], paths: [/v1/charges], grant: none }
+"#);
+    insta::assert_snapshot!(ask("stripe", "POST /v1/charges").header("x-env", "test").explain(&set), @r#"
+decision   deny (no_rule)
+  allow billing/create at billing.yaml:8:11 (PAY-812), path /v1/charges
+      condition: `request.headers['x-env'] == 'prod'` is false
+  allow billing/read at billing.yaml:9:11 (PAY-812), path /v1/charges
+      method: it is for GET
+  nearest: allow billing/create at billing.yaml:8:11 (PAY-812), path /v1/charges
+      condition: `request.headers['x-env'] == 'prod'` is false
+"#);
+    insta::assert_snapshot!(ask("stripe", "GET /v1/charges/1").explain(&set), @r#"
+decision   allow, by billing/read at billing.yaml:9:11 (owner team-billing@example.com)
+* allow billing/read at billing.yaml:9:11 (PAY-812), path /v1/charges/1
+  allow billing/create at billing.yaml:8:11 (PAY-812), path /v1/charges/1
+      method: it is for POST
+      path: it is for /v1/charges
+      condition: `request.headers['x-env'] == 'prod'` has no value: an attribute that it reads is absent
+"#);
+    insta::assert_snapshot!(ask("trial", "GET /v1").explain(&set), @r#"
+decision   deny (no_rule)
+stage      observe until 2026-12-01T00:00:00Z: passed as it came, this is what would be
+  nearest: allow billing/read at billing.yaml:9:11 (PAY-812), path /v1
+      upstream: it is for stripe
+      path: it is for /v1/charges/**
+"#);
+    insta::assert_snapshot!(set.certificate(), @r#"
+worst case of any request: 9 nodes, 2 postings, 1 conditions (about 1 us), at upstream `stripe`
+"#);
+    assert_eq!(ask("stripe", "GET /v1/charges/1").by(BILLING).explain(&set).outcome.unwrap().place.as_ref(), "billing.yaml:9:11");
+}

@@ -1,0 +1,48 @@
+//! policy: MAY it.
+//!
+//! Enters: policy files at load, then an [`AccessRequest`], the [`Stripped`](crate::strip::Stripped) proof and a time. Leaves: a
+//! [`PolicySet`] or all mistakes at once, then a [`Decision`], whose [`Permit`] only this room can make. It never blocks, never allocates
+//! on the way to an allow, and fails closed: no rule, a doubt or an error is a refusal. What it could not evaluate within budget it
+//! refuses at load.
+//!
+//! Deny overrides require overrides the most specific allow; the order of files and rules changes nothing. A condition that has no value
+//! is false for an allow, true for a deny, unmet for a require.
+
+mod bounds;
+mod certificate;
+mod compile;
+mod condition;
+mod decision;
+mod document;
+mod explain;
+mod index;
+mod pattern;
+mod permit;
+mod registers;
+mod request;
+mod rule;
+mod set;
+mod trie;
+mod window;
+
+#[cfg(test)]
+mod decisions;
+#[cfg(test)]
+mod differential;
+#[cfg(test)]
+mod mistakes;
+#[cfg(test)]
+mod testing;
+
+pub use bounds::Bounds;
+pub use certificate::{BUDGET, Certificate};
+pub use compile::{PolicyFile, compile};
+pub use condition::Failed;
+pub use decision::{Decision, Denied, RuleRef, WouldBe};
+pub use document::{Document, Effect};
+pub use explain::{Candidate, Explanation, Miss};
+pub use pattern::{IdentityPattern, PatternError};
+pub use permit::{GrantTerms, Permit, Plan};
+pub use request::AccessRequest;
+pub use set::PolicySet;
+pub use trie::Cost;
