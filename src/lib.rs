@@ -37,5 +37,7 @@ pub mod identity;
 pub mod strip;
 pub mod action;
 pub mod policy;
+pub mod credentials;
+pub mod inject;
 // -- what is remembered
 // -- the household

@@ -1,0 +1,28 @@
+//! credentials: the short-lived credential of the permit.
+//!
+//! Enters: a [`Permit`](crate::policy::Permit) whose plan is `Swap`. Leaves: a [`Credential`] of exactly those terms for exactly that
+//! workload at exactly that upstream. It never gives an expired one, never one of another key, and fails to
+//! `credential_unavailable`, `credential_refused` or `scope_exceeded`.
+//!
+//! One [`Broker`] serves all workers. What a worker was given it finds again without a lock; else the table of all keys is asked, and
+//! a missing credential is issued once however many wait. Issues run on the household's runtime. Each grant leaves a
+//! [`GrantEvent`], and its place is taken before the issuer is asked.
+
+mod broker;
+mod credential;
+mod definition;
+mod event;
+mod flight;
+mod provider;
+pub mod providers;
+mod slot;
+#[cfg(test)]
+mod tests;
+mod worker_cache;
+
+pub use broker::{Broker, Grant, Limits};
+pub use credential::{Credential, GrantId, IssueError};
+pub use definition::{Definition, Definitions, Digest};
+pub use event::{Cause, GrantEvent, Happening};
+pub use provider::{CredentialProvider, IssueRequest, Issued, Issuing, SourceMark};
+pub use slot::Discard;

@@ -1,0 +1,249 @@
+//! `Slot`: what the broker holds of one key, as a state machine without locks, tasks or I/O: told the time, it says what to do.
+
+use std::hash::{Hash, Hasher};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use tokio::sync::watch;
+
+use super::credential::{Credential, IssueError};
+use super::definition::Digest;
+use super::provider::SourceMark;
+use crate::catalogue::Upstream;
+use crate::clock::Timestamp;
+use crate::identity::SpiffeId;
+use crate::policy::GrantTerms;
+
+/// Nothing is put on a request within this of its end: it must still be valid when it arrives. A fifth of shorter lives.
+const SKEW: Duration = Duration::from_secs(5);
+/// Failures are kept this long at first, then twice as long each time.
+const BACKOFF_FIRST: Duration = Duration::from_secs(1);
+const BACKOFF_MOST: Duration = Duration::from_secs(30);
+/// A source that can change is looked at this often while its credential is in use.
+const SOURCE_CHECK: Duration = Duration::from_secs(5);
+/// A credential younger than this was not refused because it was old.
+const YOUNG: Duration = Duration::from_secs(5);
+/// At most one forced refresh in this time: an upstream that answers 401 to everything must not drive the issuer.
+const FORCED_APART: Duration = Duration::from_secs(30);
+
+/// Everything that shapes a credential, compared in full: two keys that differ never share one.
+#[derive(Debug, Clone)]
+pub(super) struct Key {
+    pub workload: SpiffeId,
+    pub upstream: Arc<Upstream>,
+    pub definition: Digest,
+    pub terms: Arc<GrantTerms>,
+}
+
+impl PartialEq for Key {
+    fn eq(&self, other: &Self) -> bool {
+        self.workload == other.workload
+            && self.definition == other.definition
+            && self.terms == other.terms
+            // The name alone would let a reload move it to other origins with the credentials of the former.
+            && self.upstream.name == other.upstream.name
+            && self.upstream.origins == other.upstream.origins
+    }
+}
+
+impl Eq for Key {}
+
+impl Hash for Key {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.workload.hash(state);
+        self.upstream.name.hash(state);
+        self.definition.hash(state);
+        self.terms.scopes.hash(state);
+        self.terms.ttl.hash(state);
+    }
+}
+
+/// A moment after another; the end of time instead of an overflow.
+pub(super) fn after(at: Timestamp, by: Duration) -> Timestamp {
+    at.checked_add(by).unwrap_or(Timestamp::MAX)
+}
+
+/// A credential with the times that follow from its life.
+#[derive(Debug, Clone)]
+pub(super) struct Held {
+    pub credential: Arc<Credential>,
+    /// Never used at or after this.
+    pub usable_until: Timestamp,
+    /// Renewed in the background from here on.
+    pub refresh_at: Timestamp,
+    /// Where its source can change: the mark, and when to look next.
+    pub source: Option<(SourceMark, Timestamp)>,
+}
+
+impl Held {
+    /// `None` where no usable life is left. `jitter` is 0 to 255: instances and keys must not renew in step.
+    pub(super) fn new(credential: Arc<Credential>, source: Option<SourceMark>, jitter: u8) -> Option<Self> {
+        let issued = credential.issued;
+        let by_terms = after(issued, credential.terms.ttl);
+        let ends = credential.not_after.map_or(by_terms, |not_after| not_after.min(by_terms));
+        let life = Duration::try_from(ends.duration_since(issued)).ok().filter(|life| !life.is_zero())?;
+        let usable_until = after(issued, life.saturating_sub(SKEW.min(life / 5)));
+        // 50 to 80 % of life.
+        let refresh_at = after(issued, life / 2 + life * 3 / 10 * u32::from(jitter) / 256);
+        let source = source.map(|mark| (mark, after(issued, SOURCE_CHECK)));
+        Some(Self { credential, usable_until, refresh_at, source })
+    }
+
+    /// When something other than serving it is due.
+    pub(super) fn quiet_until(&self) -> Timestamp {
+        let check = self.source.map_or(Timestamp::MAX, |(_, at)| at);
+        self.usable_until.min(self.refresh_at).min(check)
+    }
+}
+
+/// A failed issue, remembered briefly.
+#[derive(Debug, Clone)]
+struct Failure {
+    error: IssueError,
+    until: Timestamp,
+    in_a_row: u32,
+}
+
+/// How an issue under way ends.
+pub(super) type Landed = Result<Arc<Credential>, IssueError>;
+
+/// One issue under way; all who need it wait for the same one.
+#[derive(Debug)]
+pub(super) struct Flight {
+    pub outcome: watch::Sender<Option<Landed>>,
+    /// What it is made for was revoked meanwhile: its result serves nobody.
+    pub withdrawn: AtomicBool,
+}
+
+/// What to do for a request.
+#[derive(Debug)]
+pub(super) enum Next {
+    /// Serve this.
+    Serve(Arc<Credential>),
+    /// Serve this, and start a flight behind it.
+    ServeAndRenew(Arc<Credential>),
+    /// Wait for the flight under way.
+    Join(Arc<Flight>),
+    /// Start a flight and wait for it.
+    Fly,
+    /// The issuer failed just now.
+    Fail(IssueError),
+}
+
+/// What became of a credential that an upstream refused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Discard {
+    /// It is out of use; the next request gets a new one.
+    Discarded,
+    /// A newer one was already there.
+    Superseded,
+    /// It was issued less than 5 s ago: the reason lies elsewhere.
+    TooYoung,
+    /// A refresh was forced less than 30 s ago.
+    TooSoon,
+}
+
+impl Discard {
+    /// Whether another attempt would carry another credential.
+    #[must_use]
+    pub const fn retry_helps(self) -> bool {
+        matches!(self, Self::Discarded | Self::Superseded)
+    }
+}
+
+/// What the broker holds of one key.
+#[derive(Debug)]
+pub(super) struct Slot {
+    pub held: Option<Held>,
+    pub flight: Option<Arc<Flight>>,
+    failure: Option<Failure>,
+    forced: Option<Timestamp>,
+    pub used: Timestamp,
+}
+
+impl Slot {
+    pub(super) const fn new(now: Timestamp) -> Self {
+        Self { held: None, flight: None, failure: None, forced: None, used: now }
+    }
+
+    /// What to do for a request now.
+    pub(super) fn next(&mut self, now: Timestamp) -> Next {
+        self.used = now;
+        let failing = self.failure.as_ref().filter(|failure| now < failure.until);
+        if let Some(held) = self.held.as_ref().filter(|held| now < held.usable_until) {
+            let due = now >= held.quiet_until() && self.flight.is_none() && failing.is_none();
+            let credential = Arc::clone(&held.credential);
+            return if due { Next::ServeAndRenew(credential) } else { Next::Serve(credential) };
+        }
+        match (&self.flight, failing) {
+            (Some(flight), _) => Next::Join(Arc::clone(flight)),
+            (None, Some(failure)) => Next::Fail(failure.error.clone()),
+            (None, None) => Next::Fly,
+        }
+    }
+
+    /// Whether only the source is to be looked at: the mark it must still have.
+    pub(super) fn only_source_due(&self, now: Timestamp) -> Option<SourceMark> {
+        let held = self.held.as_ref().filter(|held| now < held.refresh_at && now < held.usable_until)?;
+        held.source.filter(|(_, at)| now >= *at).map(|(mark, _)| mark)
+    }
+
+    /// The source is as it was: the flight ends, if what is held can still be served.
+    pub(super) fn source_unchanged(&mut self, now: Timestamp) -> bool {
+        let Some(held) = self.held.as_mut().filter(|held| now < held.usable_until) else { return false };
+        if let Some((_, at)) = &mut held.source {
+            *at = after(now, SOURCE_CHECK);
+        }
+        self.flight = None;
+        true
+    }
+
+    /// A new credential came.
+    pub(super) fn renewed(&mut self, held: Held) {
+        self.flight = None;
+        self.failure = None;
+        self.held = Some(held);
+    }
+
+    /// None came: the time until which nobody asks again.
+    pub(super) fn failed(&mut self, error: IssueError, now: Timestamp) -> Timestamp {
+        self.flight = None;
+        let in_a_row = self.failure.as_ref().map_or(0, |failure| failure.in_a_row.saturating_add(1));
+        let wait = BACKOFF_FIRST.saturating_mul(1 << in_a_row.min(10)).min(BACKOFF_MOST);
+        let until = after(now, wait);
+        self.failure = Some(Failure { error, until, in_a_row });
+        until
+    }
+
+    /// An upstream answered 401 to `used`.
+    pub(super) fn rejected(&mut self, used: &Credential, now: Timestamp) -> Discard {
+        let Some(held) = &self.held else { return Discard::Superseded };
+        if held.credential.grant != used.grant {
+            return Discard::Superseded;
+        }
+        if now < after(held.credential.issued, YOUNG) {
+            return Discard::TooYoung;
+        }
+        if self.forced.is_some_and(|at| now < after(at, FORCED_APART)) {
+            return Discard::TooSoon;
+        }
+        self.forced = Some(now);
+        self.held = None;
+        Discard::Discarded
+    }
+
+    /// Its flight can serve nobody any more.
+    pub(super) fn withdraw(&self) {
+        if let Some(flight) = &self.flight {
+            flight.withdrawn.store(true, Ordering::Release);
+        }
+    }
+
+    /// Nothing in it is worth keeping.
+    pub(super) fn is_idle(&self, now: Timestamp) -> bool {
+        self.flight.is_none()
+            && self.held.as_ref().is_none_or(|held| now >= held.usable_until)
+            && self.failure.as_ref().is_none_or(|failure| now >= failure.until)
+    }
+}
