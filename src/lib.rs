@@ -39,5 +39,6 @@ pub mod action;
 pub mod policy;
 pub mod credentials;
 pub mod inject;
+pub mod dial;
 // -- what is remembered
 // -- the household

@@ -1,0 +1,118 @@
+//! Bodies on the upstream leg: the request's, watched so that the head's deadline is fair; the response's, which holds its HTTP/2 place.
+
+use std::cell::Cell;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use http_body::{Body, Frame, SizeHint};
+use tokio::time::Instant;
+
+/// How far sending the request has come.
+#[derive(Debug, Default)]
+pub(super) struct Progress {
+    /// Frames taken so far.
+    pub(super) frames: Cell<u64>,
+    /// When the engine let go of the body.
+    pub(super) finished: Cell<Option<Instant>>,
+}
+
+/// A request body on its way. One without content (most) is not watched and costs nothing.
+pub(super) struct Outgoing<B> {
+    inner: B,
+    watched: Option<Watched>,
+}
+
+struct Watched(Rc<Progress>);
+
+impl Drop for Watched {
+    fn drop(&mut self) {
+        self.0.finished.set(Some(Instant::now()));
+    }
+}
+
+impl<B: Body> Outgoing<B> {
+    pub(super) fn new(inner: B) -> Self {
+        let watched = (!inner.is_end_stream()).then(|| Watched(Rc::default()));
+        Self { inner, watched }
+    }
+
+    pub(super) fn progress(&self) -> Option<Rc<Progress>> {
+        self.watched.as_ref().map(|watched| Rc::clone(&watched.0))
+    }
+}
+
+impl<B: Body<Data = Bytes> + Unpin> Body for Outgoing<B> {
+    type Data = Bytes;
+    type Error = B::Error;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
+        let polled = Pin::new(&mut self.inner).poll_frame(cx);
+        if polled.is_ready()
+            && let Some(Watched(progress)) = &self.watched
+        {
+            progress.frames.set(progress.frames.get() + 1);
+        }
+        polled
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.inner.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.inner.size_hint()
+    }
+}
+
+/// One of the places on an HTTP/2 connection; given back when dropped.
+#[derive(Debug)]
+pub(super) struct Seat(Rc<Cell<u32>>);
+
+impl Seat {
+    pub(super) fn take(taken: &Rc<Cell<u32>>) -> Self {
+        taken.set(taken.get() + 1);
+        Self(Rc::clone(taken))
+    }
+}
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        self.0.set(self.0.get().saturating_sub(1));
+    }
+}
+
+/// A response body. Dropping it before its end closes an HTTP/1.1 connection and resets an HTTP/2 stream.
+#[derive(Debug)]
+pub struct ResponseBody {
+    inner: hyper::body::Incoming,
+    seat: Option<Seat>,
+}
+
+impl ResponseBody {
+    pub(super) const fn new(inner: hyper::body::Incoming, seat: Option<Seat>) -> Self {
+        Self { inner, seat }
+    }
+}
+
+impl Body for ResponseBody {
+    type Data = Bytes;
+    type Error = hyper::Error;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        let polled = Pin::new(&mut self.inner).poll_frame(cx);
+        if matches!(polled, Poll::Ready(None | Some(Err(_)))) {
+            self.seat = None;
+        }
+        polled
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.inner.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.inner.size_hint()
+    }
+}

@@ -1,0 +1,179 @@
+//! One request on one connection: shaped for its HTTP version, sent, and waited for.
+
+use std::future::Future;
+use std::pin::pin;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::header::{CONTENT_LENGTH, HOST, TRANSFER_ENCODING};
+use http::uri::{Authority, PathAndQuery, Scheme, Uri};
+use http::{HeaderValue, Request, Response, StatusCode, Version};
+use http_body::Body;
+use hyper::client::conn::TrySendError;
+
+use super::body::{Outgoing, Progress, ResponseBody, Seat};
+use super::error::{DialError, Place};
+use super::hop::{Facts, Hop};
+use super::lane::{Lane, Sender};
+
+/// How an exchange ended without a response.
+pub(super) enum Failed<B> {
+    /// Not a byte was written: the request is whole, and the connection was dead already.
+    Unsent(Box<Request<Outgoing<B>>>, DialError),
+    /// Something may have been written.
+    Sent(DialError),
+}
+
+/// HTTP/1.1: origin form, and a `Host` (RFC 9112 sections 3.2.1 and 3.2).
+fn shape_h1<B>(request: &mut Request<B>, lane_host: &HeaderValue) {
+    *request.version_mut() = Version::HTTP_11;
+    if !request.headers().contains_key(HOST) {
+        let host = request.uri().authority().and_then(|authority| HeaderValue::from_str(authority.as_str()).ok());
+        request.headers_mut().insert(HOST, host.unwrap_or_else(|| lane_host.clone()));
+    }
+    if request.uri().authority().is_some() || request.uri().scheme().is_some() {
+        let path = request.uri().path_and_query().cloned().unwrap_or_else(|| PathAndQuery::from_static("/"));
+        *request.uri_mut() = Uri::from(path);
+    }
+}
+
+/// HTTP/2: `:scheme` and `:authority` in place of `Host` (RFC 9113 section 8.3.1).
+fn shape_h2<B>(request: &mut Request<B>, scheme: Scheme, lane_host: &HeaderValue, lane_authority: &Authority) {
+    *request.version_mut() = Version::HTTP_2;
+    let authority = match request.headers_mut().remove(HOST) {
+        Some(host) if host != lane_host => Authority::try_from(host.as_bytes()).unwrap_or_else(|_| lane_authority.clone()),
+        Some(_) => lane_authority.clone(),
+        None => request.uri().authority().unwrap_or(lane_authority).clone(),
+    };
+    let mut parts = http::uri::Parts::default();
+    parts.scheme = Some(scheme);
+    parts.authority = Some(authority);
+    parts.path_and_query = Some(request.uri().path_and_query().cloned().unwrap_or_else(|| PathAndQuery::from_static("/")));
+    if let Ok(uri) = Uri::from_parts(parts) {
+        *request.uri_mut() = uri;
+    }
+}
+
+/// Sends and waits for the response head. Gives back the connection where it may carry further requests.
+pub(super) async fn exchange<B>(
+    sender: &mut Sender<B>,
+    lane: &Lane<B>,
+    hop: &Hop<'_>,
+    facts: &mut Facts,
+    mut request: Request<Outgoing<B>>,
+) -> Result<Response<hyper::body::Incoming>, Failed<B>>
+where
+    B: Body<Data = Bytes> + Unpin + 'static,
+{
+    let progress = request.body().progress();
+    facts.sent = true;
+    let answered = match sender {
+        Sender::H1(sender) => {
+            shape_h1(&mut request, &lane.host);
+            in_time(sender.try_send_request(request), progress.as_deref(), hop).await
+        }
+        Sender::H2(sender, _) => {
+            let scheme = if hop.destination.scheme == crate::capture::Scheme::Https { Scheme::HTTPS } else { Scheme::HTTP };
+            shape_h2(&mut request, scheme, &lane.host, &lane.authority);
+            in_time(sender.try_send_request(request), progress.as_deref(), hop).await
+        }
+    };
+    match answered {
+        Ok(Ok(response)) => Ok(response),
+        Ok(Err(error)) => Err(unanswered(error, hop, facts)),
+        Err(what) => {
+            let after = if what == STALLED { hop.upstream.deadlines.idle } else { hop.upstream.deadlines.response_head };
+            Err(Failed::Sent(DialError::Slow { place: Place::new(hop, facts), what, after }))
+        }
+    }
+}
+
+const HEAD: &str = "the response head";
+const STALLED: &str = "the silence of the request body";
+
+/// Waits for the head. The deadline of the head runs from the end of the request body; while the body is being sent only its silence is
+/// judged. The timer is armed after the first poll and looks at the body when it fires, so a request without a body costs one timer and
+/// one with a body not one timer per frame: such a head may be up to one deadline late before it is given up.
+async fn in_time<F: Future>(answer: F, progress: Option<&Progress>, hop: &Hop<'_>) -> Result<F::Output, &'static str> {
+    let deadlines = &hop.upstream.deadlines;
+    let mut answer = pin!(answer);
+    let mut timer = pin!(tokio::time::sleep(deadlines.response_head));
+    let (mut seen, mut silence) = (0, Duration::ZERO);
+    loop {
+        tokio::select! {
+            biased;
+            answered = &mut answer => return Ok(answered),
+            () = &mut timer => {}
+        }
+        let Some(progress) = progress else { return Err(HEAD) };
+        let next = if let Some(finished) = progress.finished.get() {
+            let until = finished + deadlines.response_head;
+            if until <= timer.deadline() {
+                return Err(HEAD);
+            }
+            until
+        } else {
+            let frames = progress.frames.get();
+            silence = if frames == seen { silence + deadlines.response_head } else { Duration::ZERO };
+            seen = frames;
+            if silence >= deadlines.idle {
+                return Err(STALLED);
+            }
+            timer.deadline() + deadlines.response_head
+        };
+        timer.as_mut().reset(next);
+    }
+}
+
+/// Tells apart what the engine says.
+fn unanswered<B>(mut error: TrySendError<Request<Outgoing<B>>>, hop: &Hop<'_>, facts: &mut Facts) -> Failed<B> {
+    let message = error.take_message();
+    let error = error.into_error();
+    let why = chain(&error);
+    let place = Place::new(hop, facts);
+    if let Some(request) = message {
+        facts.sent = false;
+        return Failed::Unsent(Box::new(request), DialError::Reset { place, why, reused: facts.reused, unprocessed: true });
+    }
+    let h2 = std::error::Error::source(&error).and_then(|source| source.downcast_ref::<h2::Error>());
+    let ours = h2.is_some_and(|h2| h2.is_library() || matches!(h2.reason(), Some(h2::Reason::PROTOCOL_ERROR)));
+    let unprocessed = h2.is_some_and(|h2| h2.is_remote() && (h2.is_go_away() || h2.reason() == Some(h2::Reason::REFUSED_STREAM)));
+    Failed::Sent(if error.is_user() {
+        DialError::RequestBody { place, why }
+    } else if error.is_parse() || ours {
+        DialError::Protocol { place, why }
+    } else {
+        DialError::Reset { place, why, reused: facts.reused, unprocessed }
+    })
+}
+
+/// An error with its causes: the engine says the kind, the cause says which.
+fn chain(error: &hyper::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = std::error::Error::source(error);
+    while let Some(inner) = cause {
+        text.push_str(": ");
+        text.push_str(&inner.to_string());
+        cause = inner.source();
+    }
+    text
+}
+
+/// What every response head must be before anybody sees it.
+pub(super) fn accept(
+    mut response: Response<hyper::body::Incoming>,
+    seat: Option<Seat>,
+    hop: &Hop<'_>,
+    facts: &Facts,
+) -> Result<Response<ResponseBody>, DialError> {
+    if response.status() == StatusCode::SWITCHING_PROTOCOLS && !hop.upgrade {
+        let why = "it switched protocols (101) although nobody asked".to_owned();
+        return Err(DialError::Protocol { place: Place::new(hop, facts), why });
+    }
+    // The engine frames by Transfer-Encoding but leaves the overruled Content-Length in the head (RFC 9112 section 6.3): passed on, the
+    // next reader could frame by it.
+    if response.headers().contains_key(TRANSFER_ENCODING) {
+        response.headers_mut().remove(CONTENT_LENGTH);
+    }
+    Ok(response.map(|body| ResponseBody::new(body, seat)))
+}
