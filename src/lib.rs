@@ -41,4 +41,6 @@ pub mod credentials;
 pub mod inject;
 pub mod dial;
 // -- what is remembered
+pub mod audit;
+pub mod telemetry;
 // -- the household

@@ -1,0 +1,105 @@
+//! `Event`: what happens to the household, recorded in the same chain as the passages.
+
+use std::borrow::Cow;
+use std::sync::Arc;
+
+/// One event of the household. Texts name things and never hold a secret.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Event {
+    /// The process serves. The ledger writes its own `seal` before it.
+    Started {
+        /// Version of the binary.
+        version: &'static str,
+        /// Snapshot revision.
+        revision: u64,
+        /// Content hash of the policy set.
+        policy: Arc<str>,
+    },
+    /// The process was asked to stop.
+    Stopping {
+        /// The signal or command.
+        cause: Cow<'static, str>,
+    },
+    /// A reload was taken.
+    Reloaded {
+        /// The new snapshot revision.
+        revision: u64,
+        /// Content hash of the new policy set.
+        policy: Arc<str>,
+        /// What asked for it: `signal`, `files`, `admin`.
+        cause: Cow<'static, str>,
+    },
+    /// A reload was refused; the old snapshot serves on.
+    ReloadFailed {
+        /// The snapshot revision that serves on.
+        revision: u64,
+        /// The first diagnostic, with file and line.
+        diagnostic: String,
+    },
+    /// A credential was issued, refreshed or discarded, or could not be.
+    Grant {
+        /// What happened.
+        change: GrantChange,
+        /// The grant; `None` when none was given.
+        grant: Option<Arc<str>>,
+        /// The credential definition.
+        credential: Arc<str>,
+        /// For whom.
+        workload: Arc<str>,
+        /// For where.
+        upstream: Arc<str>,
+        /// Cause of a discard or failure, or the audience and expiry of an issue; never a secret.
+        detail: Cow<'static, str>,
+    },
+    /// A signing key was made, or took over, or went.
+    KeyRotated {
+        /// The key id.
+        kid: Arc<str>,
+        /// `created`, `active`, `retired`.
+        change: &'static str,
+    },
+}
+
+/// What became of a grant.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum GrantChange {
+    /// First issue under its key.
+    Issued,
+    /// Issued ahead of the end of the former.
+    Refreshed,
+    /// No longer used.
+    Discarded,
+    /// The issuer could not be asked, refused, or gave too much.
+    Failed,
+}
+
+impl GrantChange {
+    /// The word in records and metrics.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Issued => "issued",
+            Self::Refreshed => "refreshed",
+            Self::Discarded => "discarded",
+            Self::Failed => "failed",
+        }
+    }
+}
+
+impl Event {
+    /// The `event` field of its line.
+    #[must_use]
+    pub const fn name(&self) -> &'static str {
+        match self {
+            Self::Started { .. } => "start",
+            Self::Stopping { .. } => "stop",
+            Self::Reloaded { .. } => "reload",
+            Self::ReloadFailed { .. } => "reload_failed",
+            Self::Grant { change: GrantChange::Issued, .. } => "grant_issued",
+            Self::Grant { change: GrantChange::Refreshed, .. } => "grant_refreshed",
+            Self::Grant { change: GrantChange::Discarded, .. } => "grant_discarded",
+            Self::Grant { change: GrantChange::Failed, .. } => "grant_failed",
+            Self::KeyRotated { .. } => "key",
+        }
+    }
+}

@@ -1,0 +1,500 @@
+//! The lines: one JSON object each, written straight from the values, in a fixed order of fields. Absent means "there was none".
+//!
+//! | field | of | meaning |
+//! |---|---|---|
+//! | `seq`, `prev`, `hash` | all | the chain (see `chain`) |
+//! | `kind` | all | `access`, `opened`, `lost`, `abandoned`, `edge`, `gap`, `event`, `seal` |
+//! | `time` | all | RFC 3339, UTC, microseconds: when the head was complete (`access`, `opened`), else when the line was written |
+//! | `id` | access, opened, lost, abandoned | request id, 128 bits in hex; the caller sees it in refusals |
+//! | `trace_id`, `span_id`, `parent_span_id` | access, opened | W3C Trace Context of the SERVER span |
+//! | `listener`, `capture` | access, opened | name of the listener and how it takes traffic in: `route`, `host`, `forward` |
+//! | `peer` | access, opened, edge | `{address, uid}` of TCP, `{uid, gid, pid}` of a unix socket |
+//! | `workload` | access, opened | `{id, attestation, uid}`: SPIFFE ID and how it was proven |
+//! | `upstream`, `owner`, `destination` | access, opened | catalogue's name, who answers for it, the exact origin |
+//! | `version`, `method`, `path`, `grpc`, `tunnel` | access, opened | HTTP version of the caller's leg and what was asked; never the query |
+//! | `outcome`, `decision` | access (`outcome` also edge) | `allowed`, `refused`, `aborted`; `allow`, `deny`, `shadow_deny`, `none` |
+//! | `code`, `detail` | access, edge | stable code of a refusal; the operator's line |
+//! | `rule` | access, opened | `{id, place, owner}` of the rule that decided |
+//! | `would_be` | access | `{outcome, code, rule, changed}`: what shadow rules or the stage `enforce` would have done |
+//! | `stage` | access, opened | `enforce` or `observe` |
+//! | `revision`, `policy` | access, opened | snapshot revision and content hash of the policy set |
+//! | `findings` | access | static credentials met on the way: `[{kind, place, fingerprint, kept}]` |
+//! | `credential` | access, opened | what was put on: `{grant, name, kind, audience, scopes, fingerprint, issued, expires, cached}` |
+//! | `status` | access | HTTP status that the caller saw |
+//! | `request_bytes`, `response_bytes` | access | body bytes from and to the caller |
+//! | `durations` | access | microseconds: `{total, decided, obtained}`, the latter two since the head was complete |
+//! | `attempts` | access | `[{span_id, began, ended, address, version, reused, connect, status, error}]`, microseconds since the head |
+//! | `dropped_trailers`, `reflected` | access | HTTP/1 request trailers dropped; the injected value came back and was redacted |
+//! | `opened` | lost | number of the `opened` line that no record followed |
+//! | `count` | edge | bytes refused before they were a request: how often on this connection |
+//! | `refused`, `edges`, `events` | gap | what could not be recorded while the ledger was unavailable |
+//! | `event`, .. | event | `start`, `stop`, `reload`, `reload_failed`, `grant_issued`, `grant_refreshed`, `grant_discarded`, `grant_failed`, `key` |
+//! | `at`, `instance`, `version`, `cut`, `open`, `mac` | seal | `start`, `interval`, `rotate`, `segment`, `stop`; see `seal` |
+
+use std::net::SocketAddr;
+
+use http::Version;
+
+use super::access::{Access, Attempt, Outcome};
+use super::event::Event;
+use super::json::{close_object, put, text};
+use crate::capture::{Destination, Mode, Peer};
+use crate::clock::Timestamp;
+use crate::credentials::Credential;
+use crate::identity::{Attestation, Workload};
+use crate::policy::{RuleRef, WouldBe};
+use crate::strip::Finding;
+
+/// Seconds whose text is kept: the current one, and those of the credentials in use.
+const KEPT: usize = 8;
+
+/// Writes what stands between the chain's head and its tail. Keeps the text of a few seconds.
+#[derive(Debug)]
+pub(super) struct Scribe {
+    kept: Vec<(i64, String)>,
+    /// The one to be replaced next.
+    oldest: usize,
+}
+
+impl Scribe {
+    pub(super) const fn new() -> Self {
+        Self { kept: Vec::new(), oldest: 0 }
+    }
+
+    /// `2026-11-21T10:00:00`.
+    fn second(&mut self, second: i64) -> &str {
+        let at = if let Some(at) = self.kept.iter().position(|(known, _)| *known == second) {
+            at
+        } else {
+            let mut text = Timestamp::from_second(second).unwrap_or_default().to_string();
+            text.pop();
+            if self.kept.len() < KEPT {
+                self.kept.push((second, text));
+                self.kept.len() - 1
+            } else {
+                self.oldest = (self.oldest + 1) % KEPT;
+                if let Some(slot) = self.kept.get_mut(self.oldest) {
+                    *slot = (second, text);
+                }
+                self.oldest
+            }
+        };
+        self.kept.get(at).map_or("", |(_, text)| text)
+    }
+
+    /// `"kind"` and `"time"`.
+    pub(super) fn begin(&mut self, out: &mut Vec<u8>, kind: &'static str, time: Timestamp) {
+        put!(out, "kind", word kind);
+        out.extend_from_slice(b",\"time\":\"");
+        self.time(out, time);
+        out.push(b'"');
+    }
+
+    fn time(&mut self, out: &mut Vec<u8>, time: Timestamp) {
+        // Before 1970 the fraction counts backwards; no clock of ours is there, and the text is then that of the whole second.
+        let micros = u32::try_from(time.subsec_microsecond()).unwrap_or(0);
+        out.extend_from_slice(self.second(time.as_second()).as_bytes());
+        let mut fraction = *b".000000Z";
+        let mut rest = micros;
+        for digit in fraction.iter_mut().take(7).skip(1).rev() {
+            *digit = b'0' + u8::try_from(rest % 10).unwrap_or(0);
+            rest /= 10;
+        }
+        out.extend_from_slice(&fraction);
+    }
+
+    /// A finished passage.
+    pub(super) fn access(&mut self, out: &mut Vec<u8>, access: &Access) {
+        self.begin(out, "access", access.time);
+        asked(out, access);
+        put!(out, "outcome", word access.outcome.name());
+        put!(out, "decision", word access.decision());
+        if let Outcome::Refused(code) = access.outcome {
+            put!(out, "code", word code.name());
+        }
+        if !access.detail.is_empty() {
+            put!(out, "detail", text & access.detail);
+        }
+        judged(out, access);
+        if let Some(would) = &access.would_be {
+            would_be(out, would);
+        }
+        if !access.findings.is_empty() {
+            list(out, b",\"findings\":[", &access.findings, finding);
+        }
+        if let Some(credential) = &access.credential {
+            self.credential(out, credential, access.cached);
+        }
+        if let Some(status) = access.status {
+            put!(out, "status", number status.as_u16());
+        }
+        put!(out, "request_bytes", number access.request_bytes);
+        put!(out, "response_bytes", number access.response_bytes);
+        out.extend_from_slice(b",\"durations\":");
+        let object = out.len();
+        put!(out, "total", number access.took.as_micros());
+        put!(out, "decided", number access.decided.as_micros());
+        if !access.obtained.is_zero() {
+            put!(out, "obtained", number access.obtained.as_micros());
+        }
+        close_object(out, object);
+        if !access.attempts.is_empty() {
+            list(out, b",\"attempts\":[", &access.attempts, attempt);
+        }
+        if access.dropped_trailers > 0 {
+            put!(out, "dropped_trailers", number access.dropped_trailers);
+        }
+        if access.reflected {
+            put!(out, "reflected", flag true);
+        }
+    }
+
+    /// A passage that goes on: what is known so far.
+    pub(super) fn opened(&mut self, out: &mut Vec<u8>, access: &Opened) {
+        self.begin(out, "opened", access.time);
+        out.extend_from_slice(&access.fields);
+    }
+
+    /// A passage that was opened by a process that ended without closing it.
+    pub(super) fn lost(&mut self, out: &mut Vec<u8>, now: Timestamp, id: &str, opened: u64) {
+        self.begin(out, "lost", now);
+        put!(out, "id", text id);
+        put!(out, "opened", number opened);
+    }
+
+    /// A slot that was dropped unclosed: a bug of ours, shown instead of hidden.
+    pub(super) fn abandoned(&mut self, out: &mut Vec<u8>, now: Timestamp, id: Option<u128>) {
+        self.begin(out, "abandoned", now);
+        if let Some(id) = id {
+            put!(out, "id", hex id.to_be_bytes());
+        }
+        put!(out, "detail", word "a passage ended without its record: report this as a bug");
+    }
+
+    /// Bytes that were no request.
+    pub(super) fn edge(&mut self, out: &mut Vec<u8>, now: Timestamp, edge: &Edge) {
+        self.begin(out, "edge", now);
+        put!(out, "listener", text & edge.listener);
+        peer(out, &edge.peer);
+        put!(out, "count", number edge.count);
+        put!(out, "outcome", word Outcome::Refused(edge.code).name());
+        put!(out, "code", word edge.code.name());
+        put!(out, "detail", text & edge.reason);
+    }
+
+    /// What could not be recorded.
+    pub(super) fn gap(&mut self, out: &mut Vec<u8>, now: Timestamp, missing: Missing) {
+        self.begin(out, "gap", now);
+        put!(out, "refused", number missing.refused);
+        put!(out, "edges", number missing.edges);
+        put!(out, "events", number missing.events);
+    }
+
+    /// An event of the household.
+    pub(super) fn event(&mut self, out: &mut Vec<u8>, now: Timestamp, event: &Event) {
+        self.begin(out, "event", now);
+        put!(out, "event", word event.name());
+        match event {
+            Event::Started { version, revision, policy } => {
+                put!(out, "version", text version);
+                put!(out, "revision", number * revision);
+                put!(out, "policy", text policy);
+            }
+            Event::Stopping { cause } => put!(out, "cause", text cause),
+            Event::Reloaded { revision, policy, cause } => {
+                put!(out, "revision", number * revision);
+                put!(out, "policy", text policy);
+                put!(out, "cause", text cause);
+            }
+            Event::ReloadFailed { revision, diagnostic } => {
+                put!(out, "revision", number * revision);
+                put!(out, "detail", text diagnostic);
+            }
+            Event::Grant { change: _, grant, credential, workload, upstream, detail } => {
+                if let Some(grant) = grant {
+                    put!(out, "grant", text grant);
+                }
+                put!(out, "credential", text credential);
+                put!(out, "workload", text workload);
+                put!(out, "upstream", text upstream);
+                if !detail.is_empty() {
+                    put!(out, "detail", text detail);
+                }
+            }
+            Event::KeyRotated { kid, change } => {
+                put!(out, "kid", text kid);
+                put!(out, "change", text change);
+            }
+        }
+    }
+
+    fn credential(&mut self, out: &mut Vec<u8>, credential: &Credential, cached: bool) {
+        let profile = &credential.terms.profile;
+        out.extend_from_slice(b",\"credential\":");
+        let object = out.len();
+        put!(out, "grant", text & credential.grant.0);
+        put!(out, "name", text & profile.name);
+        put!(out, "kind", text profile.kind);
+        if let Some(audience) = &profile.audience {
+            put!(out, "audience", text audience);
+        }
+        if let Some(scopes) = &credential.terms.scopes {
+            list(out, b",\"scopes\":[", scopes, |out, scope| {
+                out.push(b'"');
+                text(out, scope);
+                out.push(b'"');
+            });
+        }
+        put!(out, "fingerprint", hex credential.fingerprint.bytes());
+        out.extend_from_slice(b",\"issued\":\"");
+        self.time(out, credential.issued);
+        out.push(b'"');
+        if let Some(expires) = credential.not_after {
+            out.extend_from_slice(b",\"expires\":\"");
+            self.time(out, expires);
+            out.push(b'"');
+        }
+        put!(out, "cached", flag cached);
+        close_object(out, object);
+    }
+}
+
+/// What an `opened` line says: rendered on the worker, since the passage stays there.
+#[derive(Debug)]
+pub(super) struct Opened {
+    pub(super) id: u128,
+    time: Timestamp,
+    fields: Vec<u8>,
+}
+
+impl Opened {
+    pub(super) fn of(access: &Access) -> Self {
+        let mut fields = Vec::with_capacity(512);
+        asked(&mut fields, access);
+        judged(&mut fields, access);
+        if let Some(credential) = &access.credential {
+            Scribe::new().credential(&mut fields, credential, access.cached);
+        }
+        Self { id: access.id, time: access.time, fields }
+    }
+}
+
+/// What an `edge` line says.
+#[derive(Debug)]
+pub(super) struct Edge {
+    pub(super) listener: std::sync::Arc<str>,
+    pub(super) peer: Peer,
+    pub(super) count: u32,
+    pub(super) code: crate::refusal::Code,
+    pub(super) reason: std::borrow::Cow<'static, str>,
+}
+
+/// What could not be recorded, and is counted instead.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Missing {
+    /// Passages refused with `audit_unavailable`.
+    pub(super) refused: u64,
+    /// Edge records.
+    pub(super) edges: u64,
+    /// Household events.
+    pub(super) events: u64,
+}
+
+fn asked(out: &mut Vec<u8>, access: &Access) {
+    put!(out, "id", hex access.id.to_be_bytes());
+    put!(out, "trace_id", hex access.trace.trace);
+    put!(out, "span_id", hex access.trace.span);
+    if let Some(parent) = access.trace.parent {
+        put!(out, "parent_span_id", hex parent);
+    }
+    put!(out, "listener", text & access.listener);
+    put!(out, "capture", word mode(access.mode));
+    peer(out, &access.peer);
+    if let Some(by) = &access.workload {
+        workload(out, by);
+    }
+    if let Some(upstream) = &access.upstream {
+        put!(out, "upstream", text & upstream.name);
+        put!(out, "owner", text & upstream.owner);
+    }
+    if let Some(to) = &access.destination {
+        destination(out, to);
+    }
+    put!(out, "version", word version(access.version));
+    put!(out, "method", text access.method.as_str());
+    put!(out, "path", text & access.path);
+    if access.grpc {
+        put!(out, "grpc", flag true);
+    }
+    if access.tunnel {
+        put!(out, "tunnel", flag true);
+    }
+}
+
+fn judged(out: &mut Vec<u8>, access: &Access) {
+    if let Some(by) = &access.rule {
+        rule(out, by);
+    }
+    put!(out, "stage", word if access.observed { "observe" } else { "enforce" });
+    put!(out, "revision", number access.revision);
+    put!(out, "policy", text & access.policy);
+}
+
+/// A JSON array; `head` ends with its opening bracket.
+fn list<T>(out: &mut Vec<u8>, head: &[u8], items: &[T], mut write: impl FnMut(&mut Vec<u8>, &T)) {
+    out.extend_from_slice(head);
+    for (at, item) in items.iter().enumerate() {
+        if at > 0 {
+            out.push(b',');
+        }
+        write(out, item);
+    }
+    out.push(b']');
+}
+
+fn peer(out: &mut Vec<u8>, peer: &Peer) {
+    out.extend_from_slice(b",\"peer\":");
+    let object = out.len();
+    match peer {
+        Peer::Tcp { address, uid } => {
+            address_text(out, address);
+            if let Some(uid) = uid {
+                put!(out, "uid", number * uid);
+            }
+        }
+        Peer::Unix { uid, gid, pid } => {
+            put!(out, "uid", number * uid);
+            put!(out, "gid", number * gid);
+            if let Some(pid) = pid {
+                put!(out, "pid", number * pid);
+            }
+        }
+    }
+    close_object(out, object);
+}
+
+fn address_text(out: &mut Vec<u8>, address: &SocketAddr) {
+    let SocketAddr::V4(v4) = address else {
+        put!(out, "address", shown address);
+        return;
+    };
+    out.extend_from_slice(b",\"address\":\"");
+    let mut digits = itoa::Buffer::new();
+    for (octet, end) in v4.ip().octets().into_iter().zip(*b"...:") {
+        out.extend_from_slice(digits.format(octet).as_bytes());
+        out.push(end);
+    }
+    out.extend_from_slice(digits.format(v4.port()).as_bytes());
+    out.push(b'"');
+}
+
+fn workload(out: &mut Vec<u8>, workload: &Workload) {
+    out.extend_from_slice(b",\"workload\":");
+    let object = out.len();
+    put!(out, "id", text workload.id.as_str());
+    put!(out, "attestation", word workload.attestation.name());
+    match workload.attestation {
+        Attestation::UnixPeer { uid } => put!(out, "uid", number uid),
+        Attestation::Fixed => {}
+    }
+    close_object(out, object);
+}
+
+fn destination(out: &mut Vec<u8>, destination: &Destination) {
+    out.extend_from_slice(b",\"destination\":\"");
+    out.extend_from_slice(destination.scheme.as_str().as_bytes());
+    out.extend_from_slice(b"://");
+    let host = destination.host.as_str();
+    let v6 = host.contains(':');
+    if v6 {
+        out.push(b'[');
+    }
+    text(out, host);
+    if v6 {
+        out.push(b']');
+    }
+    if destination.port != destination.scheme.default_port() {
+        out.push(b':');
+        out.extend_from_slice(itoa::Buffer::new().format(destination.port).as_bytes());
+    }
+    out.push(b'"');
+}
+
+fn rule(out: &mut Vec<u8>, rule: &RuleRef) {
+    out.extend_from_slice(b",\"rule\":");
+    let object = out.len();
+    put!(out, "id", text & rule.id);
+    put!(out, "place", text & rule.place);
+    put!(out, "owner", text & rule.owner);
+    close_object(out, object);
+}
+
+fn would_be(out: &mut Vec<u8>, would: &WouldBe) {
+    out.extend_from_slice(b",\"would_be\":");
+    let object = out.len();
+    let by = match &would.outcome {
+        Ok(by) => {
+            put!(out, "outcome", word "allowed");
+            Some(by)
+        }
+        Err(denied) => {
+            put!(out, "outcome", word "refused");
+            put!(out, "code", word denied.code.name());
+            denied.rule.as_ref()
+        }
+    };
+    if let Some(by) = by {
+        rule(out, by);
+    }
+    put!(out, "changed", flag would.changed);
+    close_object(out, object);
+}
+
+fn finding(out: &mut Vec<u8>, finding: &Finding) {
+    let object = out.len();
+    put!(out, "kind", word finding.kind.name());
+    put!(out, "place", text & finding.place);
+    put!(out, "fingerprint", hex finding.fingerprint.bytes());
+    put!(out, "kept", flag finding.kept);
+    close_object(out, object);
+}
+
+fn attempt(out: &mut Vec<u8>, attempt: &Attempt) {
+    let object = out.len();
+    put!(out, "span_id", hex attempt.span);
+    put!(out, "began", number attempt.began.as_micros());
+    put!(out, "ended", number attempt.ended.as_micros());
+    if let Some(address) = &attempt.address {
+        address_text(out, address);
+    }
+    put!(out, "version", word version(attempt.version));
+    put!(out, "reused", flag attempt.reused);
+    if let Some(connect) = attempt.connect {
+        put!(out, "connect", number connect.as_micros());
+    }
+    if let Some(status) = attempt.status {
+        put!(out, "status", number status.as_u16());
+    }
+    if let Some(error) = attempt.error {
+        put!(out, "error", text error);
+    }
+    close_object(out, object);
+}
+
+/// The word of a capture mode.
+const fn mode(mode: Mode) -> &'static str {
+    match mode {
+        Mode::Route => "route",
+        Mode::Host => "host",
+        Mode::Forward => "forward",
+    }
+}
+
+/// As in `network.protocol.version`.
+fn version(version: Version) -> &'static str {
+    match version {
+        Version::HTTP_10 => "1.0",
+        Version::HTTP_2 => "2",
+        _ => "1.1",
+    }
+}

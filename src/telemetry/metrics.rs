@@ -1,0 +1,247 @@
+//! Metrics in the `OpenMetrics` text format. Every label set is bounded: names of the catalogue, listeners and credentials, stable words,
+//! and for the graph at most [`PAIRS`] pairs. No path, no id, no address is a label.
+//!
+//! | series | labels |
+//! |---|---|
+//! | `exeat_requests_total` | `listener`, `upstream`, `decision`, `code` |
+//! | `http_server_request_duration_seconds` | `upstream`, `http_request_method`, `http_response_status_code` |
+//! | `http_client_request_duration_seconds` | the same, and `error_type` |
+//! | `exeat_request_bytes_total`, `exeat_response_bytes_total` | `upstream` |
+//! | `exeat_credentials_found_total` | `upstream`, `kind`, `kept` |
+//! | `exeat_grants_total` | `credential`, `change` |
+//! | `exeat_edge_refusals_total` | `listener` |
+//! | `traces_service_graph_request_total`, `.._failed_total` | `client`, `server`, `connection_type` |
+//! | `exeat_config_last_reload_successful`, `.._success_timestamp_seconds`, `exeat_config_revision` | |
+//! | `exeat_connections`, `exeat_passages` | |
+//! | `exeat_audit_*`, `exeat_spans_*`, `exeat_ready` | |
+//! | `exeat_build_info`, `process_*` | |
+
+use std::fmt;
+use std::sync::atomic::AtomicU64;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::text::encode;
+use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
+use prometheus_client::metrics::counter::{ConstCounter, Counter};
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::{ConstGauge, Gauge};
+use prometheus_client::metrics::histogram::Histogram;
+use prometheus_client::metrics::info::Info;
+use prometheus_client::registry::Registry;
+
+use super::process::Process;
+use super::spans::Spans;
+use crate::audit::{GrantChange, Ledger};
+
+/// Buckets of OpenTelemetry's `http.*.request.duration`, in seconds.
+const BUCKETS: [f64; 14] = [0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0];
+
+/// Pairs of workload and upstream in the service graph; further workloads count as `other`.
+pub(super) const PAIRS: usize = 1_000;
+
+pub(super) type Words = Vec<(&'static str, Arc<str>)>;
+type Times = Family<Words, Histogram, fn() -> Histogram>;
+
+fn times() -> Histogram {
+    Histogram::new(BUCKETS)
+}
+
+/// Handle to all series; cheap to clone.
+#[derive(Clone)]
+pub struct Metrics(Arc<Series>);
+
+pub(super) struct Series {
+    registry: Mutex<Registry>,
+    pub(super) requests: Family<Words, Counter>,
+    pub(super) server: Times,
+    pub(super) client: Times,
+    pub(super) request_bytes: Family<Words, Counter>,
+    pub(super) response_bytes: Family<Words, Counter>,
+    pub(super) found: Family<Words, Counter>,
+    pub(super) graph: Family<Words, Counter>,
+    pub(super) graph_failed: Family<Words, Counter>,
+    grants: Family<Words, Counter>,
+    edge: Family<Words, Counter>,
+    reload_ok: Gauge,
+    reload_time: Gauge<f64, AtomicU64>,
+    revision: Gauge,
+    connections: Gauge,
+    passages: Gauge,
+    ready: Gauge,
+}
+
+impl Series {
+    /// The registered series and the registry that shows them.
+    fn new() -> Self {
+        let mut registry = Registry::default();
+        let series = Self {
+            requests: Family::default(),
+            server: Family::new_with_constructor(times),
+            client: Family::new_with_constructor(times),
+            request_bytes: Family::default(),
+            response_bytes: Family::default(),
+            found: Family::default(),
+            graph: Family::default(),
+            graph_failed: Family::default(),
+            grants: Family::default(),
+            edge: Family::default(),
+            reload_ok: Gauge::default(),
+            reload_time: Gauge::default(),
+            revision: Gauge::default(),
+            connections: Gauge::default(),
+            passages: Gauge::default(),
+            ready: Gauge::default(),
+            registry: Mutex::default(),
+        };
+        let r = &mut registry;
+        r.register("exeat_requests", "Passages by what was decided", series.requests.clone());
+        r.register("http_server_request_duration_seconds", "Whole life of a passage", series.server.clone());
+        r.register("http_client_request_duration_seconds", "One attempt at the upstream", series.client.clone());
+        r.register("exeat_request_bytes", "Body bytes from callers", series.request_bytes.clone());
+        r.register("exeat_response_bytes", "Body bytes to callers", series.response_bytes.clone());
+        r.register("exeat_credentials_found", "Static credentials met on the way", series.found.clone());
+        r.register("exeat_grants", "Changes of grants", series.grants.clone());
+        r.register("exeat_edge_refusals", "Bytes refused before they were a request", series.edge.clone());
+        r.register("traces_service_graph_request", "Passages between a workload and an upstream", series.graph.clone());
+        r.register("traces_service_graph_request_failed", "Those that were refused or failed", series.graph_failed.clone());
+        r.register("exeat_config_last_reload_successful", "1 when the last reload was taken", series.reload_ok.clone());
+        r.register("exeat_config_last_reload_success_timestamp_seconds", "When a configuration was last taken", series.reload_time.clone());
+        r.register("exeat_config_revision", "Snapshot revision that judges requests", series.revision.clone());
+        r.register("exeat_connections", "Open connections of workloads", series.connections.clone());
+        r.register("exeat_passages", "Passages under way", series.passages.clone());
+        r.register("exeat_ready", "1 when requests are judged", series.ready.clone());
+        let build: Words = vec![("version", env!("CARGO_PKG_VERSION").into())];
+        r.register("exeat_build", "This binary", Info::new(build));
+        r.register_collector(Box::new(Process));
+        *series.registry.lock().unwrap_or_else(PoisonError::into_inner) = registry;
+        series
+    }
+}
+
+impl Metrics {
+    /// Registers every series.
+    #[must_use]
+    pub fn new() -> Self {
+        Self(Arc::new(Series::new()))
+    }
+
+    pub(super) fn series(&self) -> &Series {
+        &self.0
+    }
+
+    /// Shows the ledger's and the exporter's own counters with the others.
+    pub fn watch(&self, ledger: &Ledger, spans: Option<&Spans>) {
+        let records = Box::new(Records { ledger: ledger.clone(), spans: spans.cloned() });
+        self.0.registry.lock().unwrap_or_else(PoisonError::into_inner).register_collector(records);
+    }
+
+    /// A connection was accepted.
+    pub fn connection_opened(&self) {
+        self.0.connections.inc();
+    }
+
+    /// A connection ended.
+    pub fn connection_closed(&self) {
+        self.0.connections.dec();
+    }
+
+    /// A passage began.
+    pub fn passage_began(&self) {
+        self.0.passages.inc();
+    }
+
+    /// A passage ended.
+    pub fn passage_ended(&self) {
+        self.0.passages.dec();
+    }
+
+    /// Bytes that were no request, on a listener.
+    pub fn edge(&self, listener: &Arc<str>, count: u32) {
+        self.0.edge.get_or_create(&vec![("listener", Arc::clone(listener))]).inc_by(u64::from(count));
+    }
+
+    /// A grant changed.
+    pub fn grant(&self, credential: &Arc<str>, change: GrantChange) {
+        self.0.grants.get_or_create(&vec![("credential", Arc::clone(credential)), ("change", change.name().into())]).inc();
+    }
+
+    /// A configuration was taken, at this many seconds since 1970.
+    #[expect(clippy::cast_precision_loss, reason = "a gauge is a float; seconds fit")]
+    pub fn reloaded(&self, revision: u64, at: i64) {
+        self.0.reload_ok.set(1);
+        self.0.reload_time.set(at as f64);
+        self.0.revision.set(i64::try_from(revision).unwrap_or(i64::MAX));
+    }
+
+    /// A configuration was refused; the old one judges on.
+    pub fn reload_failed(&self) {
+        self.0.reload_ok.set(0);
+    }
+
+    /// Whether requests are judged.
+    pub fn ready(&self, ready: bool) {
+        self.0.ready.set(i64::from(ready));
+    }
+
+    /// All series as `OpenMetrics` text (`application/openmetrics-text; version=1.0.0; charset=utf-8`).
+    #[must_use]
+    pub fn text(&self) -> String {
+        let mut text = String::with_capacity(16 * 1024);
+        let registry = self.0.registry.lock().unwrap_or_else(PoisonError::into_inner);
+        match encode(&mut text, &registry) {
+            Ok(()) => text,
+            Err(error) => {
+                tracing::error!(target: "exeat::telemetry", "metrics cannot be shown: {error}");
+                String::new()
+            }
+        }
+    }
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// The ledger's and the exporter's counters, read when somebody asks.
+struct Records {
+    ledger: Ledger,
+    spans: Option<Spans>,
+}
+
+impl fmt::Debug for Records {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Records")
+    }
+}
+
+pub(super) fn counter(encoder: &mut DescriptorEncoder<'_>, name: &str, help: &str, value: u64) -> fmt::Result {
+    let metric = ConstCounter::new(value);
+    metric.encode(encoder.encode_descriptor(name, help, None, metric.metric_type())?)
+}
+
+pub(super) fn gauge(encoder: &mut DescriptorEncoder<'_>, name: &str, help: &str, value: f64) -> fmt::Result {
+    let metric = ConstGauge::new(value);
+    metric.encode(encoder.encode_descriptor(name, help, None, metric.metric_type())?)
+}
+
+impl Collector for Records {
+    #[expect(clippy::cast_precision_loss, reason = "a gauge is a float; places are few")]
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        let standing = self.ledger.standing();
+        let e = &mut encoder;
+        gauge(e, "exeat_audit_available", "1 when records can be written", f64::from(u8::from(standing.available)))?;
+        gauge(e, "exeat_audit_outstanding", "Audit slots in use", standing.outstanding as f64)?;
+        gauge(e, "exeat_audit_limit", "Audit slots there are", standing.limit as f64)?;
+        counter(e, "exeat_audit_lines", "Lines of the audit chain", standing.written)?;
+        counter(e, "exeat_audit_refused", "Passages refused because no record could be kept", standing.refused)?;
+        let Some(spans) = &self.spans else { return Ok(()) };
+        let counts = spans.counts();
+        gauge(e, "exeat_spans_queued", "Spans that wait for the exporter", counts.queued as f64)?;
+        counter(e, "exeat_spans_exported", "Spans that the collector took", counts.exported)?;
+        counter(e, "exeat_spans_dropped", "Spans that were lost", counts.dropped)?;
+        counter(e, "exeat_spans_export_failures", "Export requests that failed", counts.failures)
+    }
+}

@@ -1,0 +1,55 @@
+//! Attribute names: OpenTelemetry's stable HTTP conventions (schema 1.42.0), and ours below `exeat.`, stable from the first release.
+
+pub(super) const SCHEMA: &str = "https://opentelemetry.io/schemas/1.42.0";
+
+pub(super) const HTTP_REQUEST_METHOD: &str = "http.request.method";
+pub(super) const HTTP_REQUEST_METHOD_ORIGINAL: &str = "http.request.method_original";
+pub(super) const HTTP_REQUEST_RESEND_COUNT: &str = "http.request.resend_count";
+pub(super) const HTTP_REQUEST_BODY_SIZE: &str = "http.request.body.size";
+pub(super) const HTTP_RESPONSE_BODY_SIZE: &str = "http.response.body.size";
+pub(super) const HTTP_RESPONSE_STATUS_CODE: &str = "http.response.status_code";
+pub(super) const URL_SCHEME: &str = "url.scheme";
+pub(super) const URL_PATH: &str = "url.path";
+pub(super) const URL_FULL: &str = "url.full";
+pub(super) const SERVER_ADDRESS: &str = "server.address";
+pub(super) const SERVER_PORT: &str = "server.port";
+pub(super) const CLIENT_ADDRESS: &str = "client.address";
+pub(super) const NETWORK_PEER_ADDRESS: &str = "network.peer.address";
+pub(super) const NETWORK_PEER_PORT: &str = "network.peer.port";
+pub(super) const NETWORK_PROTOCOL_VERSION: &str = "network.protocol.version";
+pub(super) const ERROR_TYPE: &str = "error.type";
+pub(super) const SERVICE_PEER_NAME: &str = "service.peer.name";
+pub(super) const SECURITY_RULE_NAME: &str = "security_rule.name";
+pub(super) const SECURITY_RULE_RULESET_NAME: &str = "security_rule.ruleset.name";
+
+pub(super) const REQUEST_ID: &str = "exeat.request.id";
+pub(super) const LISTENER: &str = "exeat.listener";
+pub(super) const CAPTURE: &str = "exeat.capture";
+pub(super) const IDENTITY_ID: &str = "exeat.identity.id";
+pub(super) const IDENTITY_ATTESTED_BY: &str = "exeat.identity.attested_by";
+pub(super) const UPSTREAM: &str = "exeat.upstream";
+pub(super) const UPSTREAM_OWNER: &str = "exeat.upstream.owner";
+pub(super) const OUTCOME: &str = "exeat.outcome";
+pub(super) const DECISION: &str = "exeat.decision";
+pub(super) const CODE: &str = "exeat.code";
+pub(super) const STAGE: &str = "exeat.stage";
+pub(super) const WOULD_BE: &str = "exeat.would_be";
+pub(super) const WOULD_BE_RULE: &str = "exeat.would_be.rule";
+pub(super) const POLICY_RULE: &str = "exeat.policy.rule";
+pub(super) const POLICY_RULE_PLACE: &str = "exeat.policy.rule.place";
+pub(super) const POLICY_RULE_OWNER: &str = "exeat.policy.rule.owner";
+pub(super) const POLICY_REVISION: &str = "exeat.policy.revision";
+pub(super) const CREDENTIAL_STRIPPED: &str = "exeat.credential.stripped";
+pub(super) const CREDENTIAL_STRIPPED_PLACES: &str = "exeat.credential.stripped.places";
+pub(super) const CREDENTIAL_NAME: &str = "exeat.credential.issued.name";
+pub(super) const CREDENTIAL_KIND: &str = "exeat.credential.issued.kind";
+pub(super) const CREDENTIAL_ID: &str = "exeat.credential.issued.id";
+pub(super) const CREDENTIAL_SCOPE: &str = "exeat.credential.issued.scope";
+pub(super) const CREDENTIAL_AUDIENCE: &str = "exeat.credential.issued.audience";
+pub(super) const CREDENTIAL_TTL: &str = "exeat.credential.issued.ttl_s";
+pub(super) const CREDENTIAL_CACHE: &str = "exeat.credential.issued.cache";
+pub(super) const CREDENTIAL_FINGERPRINT: &str = "exeat.credential.issued.fingerprint";
+pub(super) const CREDENTIAL_REFLECTED: &str = "exeat.credential.reflected";
+pub(super) const GRPC: &str = "exeat.grpc";
+pub(super) const TUNNEL: &str = "exeat.tunnel";
+pub(super) const CONNECTION_REUSED: &str = "exeat.connection.reused";
