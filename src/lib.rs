@@ -44,3 +44,6 @@ pub mod dial;
 pub mod audit;
 pub mod telemetry;
 // -- the household
+pub mod config;
+pub mod snapshot;
+pub mod gate;

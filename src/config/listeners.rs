@@ -1,0 +1,167 @@
+//! Listeners joined with identities and upstreams: every reference is resolved here, and no address is wanted twice.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use super::file::ListenerSpec;
+use crate::capture::{ListenAddress, Listener, ListenerConfig, Mode};
+use crate::catalogue::{Catalogue, HostPattern};
+use crate::identity::{Identity, IdentityConfig};
+use crate::written::{Entries, Place, Report, Spanned};
+
+/// What a `route` listener may name.
+pub(super) struct Targets<'a> {
+    /// All upstreams of the file.
+    pub(super) names: &'a [String],
+    /// Those without mistakes.
+    pub(super) catalogue: &'a Catalogue,
+}
+
+/// All listeners, or `None` when any of them is wrong.
+pub(super) fn build(
+    listeners: Entries<ListenerConfig>,
+    identities: Entries<IdentityConfig>,
+    trust_domain: Option<&str>,
+    targets: &Targets<'_>,
+    servers: &[(&'static str, Spanned<String>)],
+    report: &mut Report,
+) -> Option<Vec<ListenerSpec>> {
+    if listeners.is_empty() && !report.failed() {
+        report.error_hint(Place::START, "there is no listener: no traffic could come in", "add one under `listeners`");
+    }
+    let names: Vec<String> = identities.names().map(str::to_owned).collect();
+    let places: Vec<Spanned<String>> = identities.iter().map(|(name, _)| name.clone()).collect();
+    let known: Vec<Option<Identity>> = identities.into_iter().map(|(name, identity)| identity.build(&name, trust_domain, report)).collect();
+    let known: Vec<Identity> = known.into_iter().flatten().collect();
+    let mut addresses = Addresses::default();
+    let mut built = Vec::new();
+    let mut used: Vec<String> = Vec::new();
+    for (name, written) in listeners {
+        let at = written.address_at();
+        let listener = written.build(&name, report);
+        if let Some(listener) = &listener {
+            addresses.claim(&format!("listener `{}`", name.value), &listener.address, at, report);
+            used.extend(listener.identities.iter().map(|identity| identity.value.clone()));
+        }
+        built.push(listener.and_then(|listener| join(listener, at, &names, &known, targets, report)));
+    }
+    for (what, written) in servers {
+        // mistakes in it were told by the server's own form
+        let mut quiet = Report::new(crate::written::Source::new("", ""));
+        if let Some(address) = ListenAddress::build(written, &mut quiet) {
+            addresses.claim(&format!("`{what}`"), &address, written.at, report);
+        }
+    }
+    for name in &places {
+        if !used.contains(&name.value) {
+            report.warning(
+                "unused",
+                name.at,
+                format!("no listener accepts identity `{}`", name.value),
+                "list it under `identity` of a listener, or take it away",
+            );
+        }
+    }
+    built.into_iter().collect()
+}
+
+fn join(
+    listener: Listener,
+    at: Place,
+    names: &[String],
+    known: &[Identity],
+    targets: &Targets<'_>,
+    report: &mut Report,
+) -> Option<ListenerSpec> {
+    let mut identities: Vec<Identity> = Vec::new();
+    for written in &listener.identities {
+        if !names.contains(&written.value) {
+            let names: Vec<&str> = names.iter().map(String::as_str).collect();
+            report.unknown_name(written.at, "identity", written, &names);
+        } else if identities.iter().any(|identity| *identity.name == *written.value) {
+            report.error_hint(written.at, format!("identity `{}` is listed twice", written.value), "keep one of the two");
+        } else if let Some(identity) = known.iter().find(|identity| *identity.name == *written.value) {
+            identities.push(identity.clone());
+        }
+    }
+    if let Some((alone, written)) =
+        identities.iter().zip(&listener.identities).find(|(identity, _)| identity.alone && listener.identities.len() > 1)
+    {
+        let message = format!("identity `{}` makes every connection one workload, so no other can be asked beside it", alone.name);
+        report.error_hint(written.at, message, "let it stand alone, or make two listeners of this one");
+    }
+    warn_of_uid(&listener, &identities, at, report);
+    let route = match (&listener.upstream, listener.mode) {
+        (Some(upstream), Mode::Route) => Some(route(&listener.name, upstream, targets, report)?),
+        (_, Mode::Route | Mode::Host | Mode::Forward) => None,
+    };
+    Some(ListenerSpec {
+        name: listener.name,
+        address: listener.address,
+        permissions: listener.permissions,
+        mode: listener.mode,
+        route,
+        identities,
+    })
+}
+
+fn warn_of_uid(listener: &Listener, identities: &[Identity], at: Place, report: &mut Report) {
+    let Some(identity) = identities.iter().find(|identity| identity.kind == "unix_peer") else { return };
+    if let ListenAddress::Unix(_) = listener.address {
+        return;
+    }
+    if listener.address.is_local() {
+        let message = format!("identity `{}` on TCP proves the uid only, not the process", identity.name);
+        report.warning("uid-only", at, message, "a unix socket also tells the process; every program of that uid is this workload");
+    } else {
+        let message = format!("identity `{}` cannot prove a caller from another host", identity.name);
+        report.error_hint(at, message, "listen on 127.0.0.1, [::1] or a unix socket");
+    }
+}
+
+fn route(listener: &str, written: &Spanned<String>, targets: &Targets<'_>, report: &mut Report) -> Option<Arc<str>> {
+    if !targets.names.contains(&written.value) {
+        let names: Vec<&str> = targets.names.iter().map(String::as_str).collect();
+        report.unknown_name(written.at, "upstream", written, &names);
+    }
+    // an upstream with a mistake of its own is not in the catalogue: then its mistake says it all
+    let upstream = targets.catalogue.by_name(written)?;
+    let exact = matches!(upstream.origins.as_slice(), [origin] if matches!(origin.host, HostPattern::Exact(_)));
+    if !exact {
+        let message = format!("listener `{listener}` is one upstream, but `{}` is not one place", written.value);
+        report.error_hint(written.at, message, "a `route` listener needs an upstream with exactly one origin without `*`");
+        return None;
+    }
+    Some(Arc::clone(&upstream.name))
+}
+
+/// Who listens where.
+#[derive(Default)]
+struct Addresses(Vec<(String, ListenAddress)>);
+
+impl Addresses {
+    fn claim(&mut self, who: &str, address: &ListenAddress, at: Place, report: &mut Report) {
+        if let Some((other, taken)) = self.0.iter().find(|(_, taken)| collide(taken, address)) {
+            let same = if taken == address { String::new() } else { format!(" (as `{taken}`)") };
+            report.error_hint(
+                at,
+                format!("{who} wants `{address}`, which {other} has{same}"),
+                "every listener and server has an address of its own",
+            );
+            return;
+        }
+        self.0.push((who.to_owned(), address.clone()));
+    }
+}
+
+/// Whether two cannot both listen: the same place, or one on all addresses of the same port.
+fn collide(one: &ListenAddress, other: &ListenAddress) -> bool {
+    let all = |address: &SocketAddr| address.ip().is_unspecified();
+    match (one, other) {
+        (ListenAddress::Tcp(one), ListenAddress::Tcp(other)) => {
+            one.port() == other.port() && one.port() != 0 && (one.ip() == other.ip() || all(one) || all(other))
+        }
+        (ListenAddress::Unix(one), ListenAddress::Unix(other)) => one == other,
+        (ListenAddress::Tcp(_), ListenAddress::Unix(_)) | (ListenAddress::Unix(_), ListenAddress::Tcp(_)) => false,
+    }
+}

@@ -1,0 +1,79 @@
+//! `Clearance`: what a judged request takes along to the upstream.
+
+use std::sync::Arc;
+
+use http::request::Parts;
+
+use crate::capture::Destination;
+use crate::clock::Timestamp;
+use crate::credentials::Credential;
+use crate::edits::Edits;
+use crate::inject;
+use crate::policy::{Permit, Plan};
+use crate::refusal::{Code, Refusal};
+
+/// A judged request: permit, credential and strip's edits. It yields the edits of each attempt.
+#[derive(Debug)]
+#[must_use]
+pub struct Clearance {
+    pub(super) permit: Permit,
+    pub(super) destination: Destination,
+    pub(super) credential: Option<Arc<Credential>>,
+    pub(super) strip: Edits,
+}
+
+impl Clearance {
+    /// The proof of policy.
+    pub const fn permit(&self) -> &Permit {
+        &self.permit
+    }
+
+    /// Where it goes.
+    #[must_use]
+    pub const fn destination(&self) -> &Destination {
+        &self.destination
+    }
+
+    /// What is put on.
+    #[must_use]
+    pub const fn credential(&self) -> Option<&Arc<Credential>> {
+        self.credential.as_ref()
+    }
+
+    /// Takes a fresh credential of the same permit, after the upstream rejected the former.
+    pub fn renewed(&mut self, credential: Arc<Credential>) {
+        self.credential = Some(credential);
+    }
+
+    /// Whether this clearance still holds: asked before every attempt.
+    ///
+    /// # Errors
+    /// The rule's time is over, or the credential's.
+    pub fn still_stands(&self, now: Timestamp) -> Result<(), Refusal> {
+        if self.permit.until().is_some_and(|until| until <= now) {
+            return Err(Refusal::new(Code::NoRule, "the rule that allowed this request ended before it was sent"));
+        }
+        if self.credential.as_ref().and_then(|credential| credential.not_after).is_some_and(|end| end <= now) {
+            return Err(Refusal::new(Code::CredentialUnavailable, "the credential of this request ended before it was sent"));
+        }
+        Ok(())
+    }
+
+    /// The edits of one attempt: what the application sent goes, what the permit grants comes.
+    ///
+    /// # Errors
+    /// As [`Clearance::still_stands`]; and the credential fits no header or query.
+    pub fn attempt_edits(&self, parts: &Parts, now: Timestamp) -> Result<Edits, Refusal> {
+        self.still_stands(now)?;
+        match self.permit.plan() {
+            Plan::AsIs => Ok(Edits::default()),
+            Plan::Bare => Ok(self.strip.clone()),
+            Plan::Swap(_) => {
+                let credential = self.credential.as_ref().ok_or_else(|| Refusal::new(Code::Internal, "a swap without its credential"))?;
+                let mut edits = self.strip.clone();
+                edits.then(inject::edits(&self.permit, credential, parts, &self.strip)?);
+                Ok(edits)
+            }
+        }
+    }
+}
