@@ -47,3 +47,4 @@ pub mod telemetry;
 pub mod config;
 pub mod snapshot;
 pub mod gate;
+pub mod proxy;

@@ -1,0 +1,345 @@
+//! One request: from its head to the head of its answer.
+//!
+//! Whatever becomes of it, its [`Guard`] gives one record: it moves into the answer's body, into a tunnel, or is dropped here.
+
+use std::pin::pin;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::Poll;
+use std::time::Duration;
+
+use http::{Method, Request, Response, StatusCode, Version};
+use http_body::Body as _;
+use hyper::body::Incoming;
+use hyper::upgrade::OnUpgrade;
+use tokio::net::TcpStream;
+
+use super::body::{Answer, Body, Relayed};
+use super::connection::Conn;
+use super::forward::{self, Forward, Wishes};
+use super::passage::{Guard, Passage, Side};
+use super::respond::{self, Asked};
+use super::{intercept, tunnel, upgrade};
+use crate::audit::{Access, Attempt, Outcome};
+use crate::capture::{self, Destination};
+use crate::catalogue::Upstream;
+use crate::credentials::Credential;
+use crate::dial::{DialError, Facts, Hop, ResponseBody};
+use crate::gate::{Clearance, Connect};
+use crate::policy::Plan;
+use crate::refusal::{Code, Refusal};
+use crate::strip;
+use crate::telemetry::context::Incoming as Trace;
+
+/// There is nothing to answer: the connection (HTTP/1) or the stream (HTTP/2) ends.
+#[derive(Debug, thiserror::Error)]
+#[error("the passage was ended before it was answered")]
+pub(super) struct Broken;
+
+/// Why a request is not forwarded.
+pub(super) enum Failure {
+    /// It is refused, and told so.
+    Refused(Refusal),
+    /// It was ended from outside.
+    Broken,
+}
+
+impl From<Refusal> for Failure {
+    fn from(refusal: Refusal) -> Self {
+        Self::Refused(refusal)
+    }
+}
+
+/// What a judged request has become.
+enum Passed {
+    /// The upstream answered.
+    Answered(Response<ResponseBody>, Option<Arc<Credential>>),
+    /// The upstream switched to WebSocket.
+    Switched(Response<ResponseBody>, Option<Arc<Credential>>),
+    /// A tunnel stands.
+    Tunnel(TcpStream),
+    /// A tunnel whose content is judged.
+    Intercept(Arc<Upstream>, Destination),
+}
+
+/// Serves one request of a connection.
+pub(super) async fn serve(conn: Rc<Conn>, request: Request<Incoming>) -> Result<Response<Answer>, Broken> {
+    let response = answer(&conn, request).await?;
+    conn.answered();
+    Ok(response)
+}
+
+async fn answer(conn: &Rc<Conn>, mut request: Request<Incoming>) -> Result<Response<Answer>, Broken> {
+    let fault = conn.served_one();
+    // hyper leaves an extension exactly when the request could take the connection over.
+    let takeover = (!request.extensions().is_empty()).then(|| hyper::upgrade::on(&mut request));
+    let (mut parts, body) = request.into_parts();
+    let worker = Rc::clone(conn.worker());
+    let checked = match fault {
+        Some(fault) => Err(Refusal::new(Code::Malformed, fault)),
+        None => capture::check(&parts, worker.limits().head),
+    };
+    let (access, trace) = begin(conn, &parts);
+    let asked = Asked::of(&parts, checked.is_err() || !body.is_end_stream(), access.id, access.time);
+    let slot = match worker.shared().ledger.reserve() {
+        Ok(slot) => slot,
+        Err(refusal) => return Ok(respond::refusal(&refusal, asked)),
+    };
+    let wishes = forward::hop_by_hop(&mut parts.headers, parts.version);
+    let guard = Guard::new(conn, parts, access, slot);
+    let passed = match checked {
+        Ok(()) => pass(&guard, wishes, &trace, body).await,
+        Err(refusal) => Err(refusal.into()),
+    };
+    match passed {
+        Ok(Passed::Answered(response, credential)) => Ok(relay(guard, response, credential)),
+        Ok(Passed::Switched(response, credential)) => Ok(upgrade::switch(guard, response, credential.as_deref(), takeover)),
+        Ok(Passed::Tunnel(upstream)) => Ok(tunnel::start(guard, takeover, upstream)),
+        Ok(Passed::Intercept(upstream, destination)) => Ok(intercept::start(guard, takeover, &upstream, destination)),
+        Err(Failure::Refused(refusal)) => {
+            guard.refuse(&refusal);
+            let response = respond::refusal(&refusal, asked);
+            guard.answered(response.status());
+            Ok(response)
+        }
+        Err(Failure::Broken) => Err(Broken),
+    }
+}
+
+/// What is remembered, as far as arrival and head tell it.
+fn begin(conn: &Conn, parts: &http::request::Parts) -> (Box<Access>, Trace) {
+    let worker = conn.worker();
+    let mut ids = worker.ids().borrow_mut();
+    let trace = Trace::read(&parts.headers, &mut ids, worker.shared().sampler);
+    let arrival = conn.arrival();
+    let access = Box::new(Access {
+        id: ids.request(),
+        time: worker.clock().now(),
+        began: worker.clock().instant(),
+        took: Duration::ZERO,
+        trace: trace.ids,
+        listener: Arc::clone(&arrival.listener),
+        mode: arrival.mode,
+        peer: arrival.peer,
+        version: parts.version,
+        workload: None,
+        method: parts.method.clone(),
+        path: strip::redact_path(parts.uri.path()).into(),
+        grpc: false,
+        tunnel: false,
+        destination: None,
+        upstream: None,
+        outcome: Outcome::Allowed,
+        detail: "".into(),
+        rule: None,
+        would_be: None,
+        observed: false,
+        revision: 0,
+        policy: worker.no_policy(),
+        findings: smallvec::SmallVec::new(),
+        credential: None,
+        decided: Duration::ZERO,
+        obtained: Duration::ZERO,
+        cached: false,
+        attempts: smallvec::SmallVec::new(),
+        status: None,
+        request_bytes: 0,
+        response_bytes: 0,
+        dropped_trailers: 0,
+        reflected: false,
+    });
+    (access, trace)
+}
+
+async fn pass(guard: &Guard, wishes: Wishes, trace: &Trace, body: Incoming) -> Result<Passed, Failure> {
+    let passage = guard.passage();
+    let worker = passage.conn().worker();
+    let head = passage.head();
+    worker.shared().via.check(&head.headers)?;
+    if head.method == Method::CONNECT {
+        return connect(passage).await;
+    }
+    if wishes.websocket {
+        upgrade::check_request(head)?;
+    }
+    let snapshot = worker.snapshot();
+    let clearance = {
+        let mut lent = passage.lend();
+        let access = lent.as_mut().ok_or_else(lost)?;
+        until_ended(passage, worker.gate().pass(&snapshot, passage.conn().arrival(), head, access)).await??
+    };
+    passage.judged.set(Some(snapshot.revision));
+    drop(snapshot);
+    exchange(passage, clearance, wishes, trace, body).await
+}
+
+fn lost() -> Refusal {
+    Refusal::new(Code::Internal, "what is remembered of the passage was lent twice")
+}
+
+/// Sends the request, at most twice: again only when nothing of it can have been acted on, or when the upstream rejected a credential that
+/// could be renewed; and only without a body, which is gone once it was sent.
+async fn exchange(
+    passage: &Rc<Passage>,
+    mut clearance: Clearance,
+    wishes: Wishes,
+    trace: &Trace,
+    body: Incoming,
+) -> Result<Passed, Failure> {
+    let worker = passage.conn().worker();
+    let head = passage.head();
+    let repeatable = body.is_end_stream();
+    let mut body = Body::new(body, passage);
+    let mut first = true;
+    passage.until.set(clearance.permit().until());
+    passage.idle.set(clearance.permit().upstream().deadlines.idle);
+    loop {
+        let edits = clearance.attempt_edits(head, worker.clock().now())?;
+        let span = worker.ids().borrow_mut().span();
+        let forward = Forward {
+            head,
+            wishes,
+            destination: clearance.destination(),
+            trace: &trace.edits(span),
+            edits: &edits,
+            via: (*clearance.permit().plan() != Plan::AsIs).then_some(&worker.shared().via),
+        };
+        let request = forward.request(body);
+        let answered = attempt(passage, &clearance, wishes, span, request).await?;
+        match answered {
+            Ok(response) if response.status() == StatusCode::SWITCHING_PROTOCOLS && wishes.websocket => {
+                upgrade::check_response(head, response.headers())?;
+                return Ok(Passed::Switched(response, clearance.credential().cloned()));
+            }
+            Ok(response) if !respond::is_final(response.status()) => {
+                let detail = format!("upstream `{}` switched protocols unasked", clearance.permit().upstream().name);
+                return Err(Refusal::new(Code::UpstreamUnreachable, detail).into());
+            }
+            Ok(response) if first && repeatable && response.status() == StatusCode::UNAUTHORIZED => {
+                let snapshot = worker.snapshot();
+                let Some(renewed) = until_ended(passage, worker.gate().renew(&snapshot, &clearance)).await? else {
+                    return Ok(Passed::Answered(response, clearance.credential().cloned()));
+                };
+                clearance.renewed(renewed);
+                passage.note(|access| access.credential = clearance.credential().cloned());
+            }
+            Ok(response) => return Ok(Passed::Answered(response, clearance.credential().cloned())),
+            Err(error) if first && repeatable && error.may_resend(head.method.is_idempotent()) => {}
+            Err(_) if passage.ended().get().is_some() => return Err(Failure::Broken),
+            Err(error) => return Err(error.refusal().into()),
+        }
+        first = false;
+        body = Body::none();
+    }
+}
+
+/// One try at the upstream, remembered however it ends.
+async fn attempt(
+    passage: &Rc<Passage>,
+    clearance: &Clearance,
+    wishes: Wishes,
+    span: [u8; 8],
+    request: Request<Body>,
+) -> Result<Result<Response<ResponseBody>, DialError>, Failure> {
+    let worker = passage.conn().worker();
+    let hop = Hop {
+        upstream: clearance.permit().upstream(),
+        destination: clearance.destination(),
+        generation: 0,
+        workload: None,
+        upgrade: wishes.websocket,
+    };
+    let mut facts = Facts::default();
+    let began = worker.clock().instant().saturating_duration_since(passage.began());
+    let mut again = || clearance.still_stands(worker.clock().now());
+    let sent = until_ended(passage, worker.dialer().send(&hop, request, &mut facts, &mut again)).await;
+    let (status, error) = match &sent {
+        Ok(Ok(response)) => (Some(response.status()), None),
+        Ok(Err(error)) => (None, Some(error.word())),
+        Err(_) => (None, Some("ended")),
+    };
+    remember(passage, span, began, &facts, status, error);
+    if !facts.reused && status.is_some() {
+        worker.shared().spoken.learn(clearance.destination(), facts.version);
+    }
+    sent
+}
+
+fn remember(passage: &Passage, span: [u8; 8], began: Duration, facts: &Facts, status: Option<StatusCode>, error: Option<&'static str>) {
+    let ended = passage.conn().worker().clock().instant().saturating_duration_since(passage.began());
+    let attempt = Attempt {
+        span,
+        began,
+        ended,
+        address: facts.address,
+        version: facts.version,
+        reused: facts.reused,
+        connect: facts.connect,
+        status,
+        error,
+    };
+    passage.note(|access| access.attempts.push(attempt));
+}
+
+/// A CONNECT: judged by host, then either carried as bytes or looked into.
+async fn connect(passage: &Rc<Passage>) -> Result<Passed, Failure> {
+    let worker = passage.conn().worker();
+    let snapshot = worker.snapshot();
+    let connect = {
+        let mut lent = passage.lend();
+        let access = lent.as_mut().ok_or_else(lost)?;
+        until_ended(passage, worker.gate().connect(&snapshot, passage.conn().arrival(), passage.head(), access)).await??
+    };
+    let clearance = match connect {
+        Connect::Intercept(upstream, destination) => return Ok(Passed::Intercept(upstream, destination)),
+        Connect::Tunnel(clearance) => clearance,
+    };
+    passage.judged.set(Some(snapshot.revision));
+    drop(snapshot);
+    passage.until.set(clearance.permit().until());
+    let upstream = clearance.permit().upstream();
+    passage.idle.set(upstream.deadlines.idle);
+    clearance.still_stands(worker.clock().now())?;
+    let hop = Hop { upstream, destination: clearance.destination(), generation: 0, workload: None, upgrade: false };
+    let mut facts = Facts::default();
+    let span = worker.ids().borrow_mut().span();
+    let began = worker.clock().instant().saturating_duration_since(passage.began());
+    let dialled = until_ended(passage, worker.dialer().tunnel(&hop, &mut facts)).await?;
+    remember(passage, span, began, &facts, None, dialled.as_ref().err().map(DialError::word));
+    dialled.map(Passed::Tunnel).map_err(|error| error.refusal().into())
+}
+
+/// Waits for a future, unless the passage is ended from outside first.
+pub(super) async fn until_ended<T>(passage: &Passage, future: impl Future<Output = T>) -> Result<T, Failure> {
+    let mut future = pin!(future);
+    std::future::poll_fn(|cx| {
+        if let Poll::Ready(value) = future.as_mut().poll(cx) {
+            return Poll::Ready(Ok(value));
+        }
+        if passage.ended().get().is_some() {
+            return Poll::Ready(Err(Failure::Broken));
+        }
+        passage.wake_when_ended(Side::Response, cx);
+        Poll::Pending
+    })
+    .await
+}
+
+/// Passes the upstream's answer on, its head changed in place.
+fn relay(guard: Guard, response: Response<ResponseBody>, credential: Option<Arc<Credential>>) -> Response<Answer> {
+    let (mut parts, body) = response.into_parts();
+    parts.version = Version::HTTP_11;
+    let mut reflected = false;
+    guard.note(|access| {
+        let remove = access.upstream.as_deref().map(|upstream| upstream.response_remove.as_slice()).unwrap_or_default();
+        reflected = respond::clean(&mut parts.headers, credential.as_deref(), false, remove);
+        access.reflected = reflected;
+    });
+    guard.answered(parts.status);
+    Response::from_parts(parts, Answer::Relayed(Relayed::new(body, guard, credential)))
+}
+
+/// Waits until hyper hands the connection over; `None` when the caller is gone.
+pub(super) async fn taken_over(takeover: Option<OnUpgrade>) -> Option<hyper::upgrade::Upgraded> {
+    takeover?.await.ok()
+}
