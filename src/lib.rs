@@ -48,3 +48,8 @@ pub mod config;
 pub mod snapshot;
 pub mod gate;
 pub mod proxy;
+pub mod control;
+pub mod admin;
+pub mod app;
+pub mod demo;
+pub mod cli;

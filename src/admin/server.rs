@@ -1,0 +1,242 @@
+//! The servers' sockets: few connections, short heads, no bodies.
+
+use std::convert::Infallible;
+use std::io;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::StatusCode;
+use http::header::AUTHORIZATION;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::sync::Semaphore;
+
+use super::guard::Guard;
+use super::routes::{Admin, Answer, Status, text};
+use crate::capture::ListenAddress;
+
+/// Connections of one server at a time; more wait in the kernel's queue.
+const CONNECTIONS: usize = 64;
+/// From connecting to the end of a head; also the longest idle time.
+const HEAD_TIME: Duration = Duration::from_secs(10);
+
+/// What stands behind a socket.
+#[derive(Clone)]
+pub enum Door {
+    /// The status server.
+    Status(Status),
+    /// The admin server.
+    Admin(Admin),
+}
+
+/// A bound socket.
+pub enum Socket {
+    /// TCP.
+    Tcp(std::net::TcpListener),
+    /// A unix socket, mode 0600.
+    Unix(std::os::unix::net::UnixListener),
+}
+
+impl Socket {
+    /// Where TCP clients find it (port 0 has become a port).
+    #[must_use]
+    pub fn address(&self) -> Option<std::net::SocketAddr> {
+        match self {
+            Self::Tcp(listener) => listener.local_addr().ok(),
+            Self::Unix(_) => None,
+        }
+    }
+}
+
+/// Binds before anything is served, so that a port that is taken is told at the start.
+///
+/// # Errors
+/// The address is taken or not ours.
+pub fn bind(address: &ListenAddress) -> io::Result<Socket> {
+    match address {
+        ListenAddress::Tcp(address) => {
+            let listener = std::net::TcpListener::bind(address)?;
+            listener.set_nonblocking(true)?;
+            Ok(Socket::Tcp(listener))
+        }
+        ListenAddress::Unix(path) => bind_unix(path).map(Socket::Unix),
+    }
+}
+
+/// A socket file that nobody listens on is left from a former process.
+fn bind_unix(path: &Path) -> io::Result<std::os::unix::net::UnixListener> {
+    if std::os::unix::net::UnixStream::connect(path).is_ok() {
+        return Err(io::Error::new(io::ErrorKind::AddrInUse, "another process listens there"));
+    }
+    match std::fs::symlink_metadata(path) {
+        Ok(found) if std::os::unix::fs::FileTypeExt::is_socket(&found.file_type()) => std::fs::remove_file(path)?,
+        Ok(_) => return Err(io::Error::new(io::ErrorKind::AlreadyExists, "a file that is no socket stands there")),
+        Err(_) => {}
+    }
+    let listener = std::os::unix::net::UnixListener::bind(path)?;
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))?;
+    listener.set_nonblocking(true)?;
+    Ok(listener)
+}
+
+/// Serves until dropped.
+///
+/// # Errors
+/// The socket cannot be used by this runtime.
+pub async fn serve(socket: Socket, door: Door, guard: Guard) -> io::Result<Infallible> {
+    let (guard, seats) = (Arc::new(guard), Arc::new(Semaphore::new(CONNECTIONS)));
+    match socket {
+        Socket::Tcp(listener) => {
+            let listener = tokio::net::TcpListener::from_std(listener)?;
+            loop {
+                let Ok(seat) = Arc::clone(&seats).acquire_owned().await else { continue };
+                match listener.accept().await {
+                    Ok((stream, _)) => drop(tokio::spawn(connection(stream, None, door.clone(), Arc::clone(&guard), seat))),
+                    Err(error) => pause(&error).await,
+                }
+            }
+        }
+        Socket::Unix(listener) => {
+            let listener = tokio::net::UnixListener::from_std(listener)?;
+            loop {
+                let Ok(seat) = Arc::clone(&seats).acquire_owned().await else { continue };
+                match listener.accept().await {
+                    Ok((stream, _)) => {
+                        let uid = stream.peer_cred().ok().map(|peer| peer.uid());
+                        drop(tokio::spawn(connection(stream, uid, door.clone(), Arc::clone(&guard), seat)));
+                    }
+                    Err(error) => pause(&error).await,
+                }
+            }
+        }
+    }
+}
+
+/// Out of descriptors, most likely: accepting again at once would spin.
+async fn pause(error: &io::Error) {
+    tracing::warn!(%error, "cannot accept a connection to the admin or status server");
+    tokio::time::sleep(Duration::from_millis(100)).await;
+}
+
+async fn connection(
+    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    uid: Option<u32>,
+    door: Door,
+    guard: Arc<Guard>,
+    seat: tokio::sync::OwnedSemaphorePermit,
+) {
+    let service = service_fn(move |request: http::Request<hyper::body::Incoming>| {
+        let answer = answer(&door, &guard, uid, &request);
+        async move { Ok::<_, Infallible>(answer) }
+    });
+    let mut server = http1::Builder::new();
+    server.timer(TokioTimer::new()).header_read_timeout(HEAD_TIME).max_headers(64);
+    // A caller that goes away is the caller's affair.
+    drop(server.serve_connection(TokioIo::new(stream), service).await);
+    drop(seat);
+}
+
+fn answer(door: &Door, guard: &Guard, uid: Option<u32>, request: &http::Request<hyper::body::Incoming>) -> Answer {
+    if !guard.admits(uid, request.headers().get(AUTHORIZATION).map(http::HeaderValue::as_bytes)) {
+        return text(StatusCode::FORBIDDEN, "this caller may not use the admin server; see `admin` in the configuration\n".into());
+    }
+    match door {
+        Door::Status(status) => status.answer(request.method(), request.uri()),
+        Door::Admin(admin) => admin.answer(request.method(), request.uri()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read, Write};
+
+    use super::super::ask;
+    use super::super::health::Health;
+    use super::*;
+    use crate::secret::Secret;
+
+    fn admin() -> Door {
+        Door::Admin(Admin { status: Arc::new(|| serde_json::json!({ "revision": 3 })), reload: Arc::new(|| ()) })
+    }
+
+    fn serving(address: &ListenAddress, door: Door, guard: Guard) -> (tokio::runtime::Runtime, ListenAddress) {
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+        let socket = bind(address).unwrap();
+        let at = socket.address().map_or_else(|| address.clone(), ListenAddress::Tcp);
+        runtime.spawn(serve(socket, door, guard));
+        (runtime, at)
+    }
+
+    fn loopback() -> ListenAddress {
+        ListenAddress::Tcp("127.0.0.1:0".parse().unwrap())
+    }
+
+    #[test]
+    fn the_kernel_tells_who_asks_at_the_socket() {
+        let dir = tempfile::tempdir().unwrap();
+        let me = nix::unistd::geteuid().as_raw();
+        for (uids, admitted) in [(vec![me], true), (vec![me + 1], false), (vec![me + 1, me], true)] {
+            let path = dir.path().join(format!("{admitted}-{}.sock", uids.len()));
+            let (_runtime, at) = serving(&ListenAddress::Unix(path.clone()), admin(), Guard::Uids(uids));
+            assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+            let answer = ask(&at, None, "GET", "/v1/status");
+            assert_eq!(answer.is_ok(), admitted, "{answer:?}");
+            if let Err(error) = answer {
+                assert!(error.to_string().contains("answered 403"), "{error}");
+            }
+        }
+    }
+
+    #[test]
+    fn tcp_asks_for_the_token() {
+        let (_runtime, at) = serving(&loopback(), admin(), Guard::Token(Secret::new(b"0123456789abcdef".to_vec())));
+        let right = http::HeaderValue::from_static("Bearer 0123456789abcdef");
+        let wrong = http::HeaderValue::from_static("Bearer 0123456789abcdeg");
+        assert!(ask(&at, Some(&right), "GET", "/v1/status").unwrap().contains("\"revision\": 3"));
+        assert!(ask(&at, Some(&right), "POST", "/v1/reload").is_ok());
+        for shown in [None, Some(&wrong)] {
+            let refused = ask(&at, shown, "POST", "/v1/reload").unwrap_err().to_string();
+            assert!(refused.contains("answered 403") && !refused.contains("0123456789"), "{refused}");
+        }
+    }
+
+    #[test]
+    fn heads_are_bounded_and_what_is_no_request_is_told_nothing() {
+        let status = Status {
+            health: Arc::new(Health::default()),
+            metrics: Arc::new(String::new),
+            jwks: Arc::new(Vec::new),
+            discovery: Arc::new(Vec::new),
+        };
+        let (_runtime, at) = serving(&loopback(), Door::Status(status), Guard::Open);
+        assert_eq!(ask(&at, None, "GET", "/livez").unwrap(), "ok\n");
+        let ListenAddress::Tcp(address) = at else { panic!("TCP") };
+        let fields = (0..200).map(|nth| format!("x-{nth}: y\r\n")).collect::<Vec<_>>().concat();
+        for (sent, expected) in
+            [(format!("GET /livez HTTP/1.1\r\n{fields}\r\n"), "HTTP/1.1 431"), ("\u{1}\u{2}\r\n\r\n".to_owned(), "HTTP/1.1 400")]
+        {
+            let mut stream = std::net::TcpStream::connect(address).unwrap();
+            stream.write_all(sent.as_bytes()).unwrap();
+            let mut answer = String::new();
+            stream.read_to_string(&mut answer).unwrap();
+            assert!(answer.starts_with(expected), "{answer}");
+        }
+    }
+
+    #[test]
+    fn a_socket_left_behind_is_replaced_and_a_used_one_is_not() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("admin.sock");
+        drop(bind(&ListenAddress::Unix(path.clone())).unwrap());
+        let kept = bind(&ListenAddress::Unix(path.clone())).unwrap();
+        assert_eq!(bind(&ListenAddress::Unix(path.clone())).err().unwrap().kind(), io::ErrorKind::AddrInUse);
+        drop(kept);
+        std::fs::remove_file(&path).unwrap();
+        std::fs::write(&path, "a file").unwrap();
+        assert_eq!(bind(&ListenAddress::Unix(path)).err().unwrap().kind(), io::ErrorKind::AlreadyExists);
+    }
+}

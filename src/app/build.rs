@@ -1,0 +1,211 @@
+//! From a loaded configuration to the snapshot that serves it: all or nothing.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use rustc_hash::FxHashMap;
+
+use crate::catalogue::{Catalogue, Placement, Profile, Protocol, Roots, Stage, StripOptions, TlsProfile, Upstream, UpstreamIndex};
+use crate::clock::Clock;
+use crate::config::{Config, Loaded};
+use crate::config::{CredentialKind, CredentialSpec, LocalJwt, SigningAlgorithm, Unlisted};
+use crate::credentials::providers::{self, KeyRing, KeyRings, VendorSecret};
+use crate::credentials::{CredentialProvider, Definition, Definitions};
+use crate::identity::IdentitySource;
+use crate::jose::{Algorithm, SigningKey};
+use crate::policy::{self, PolicySet};
+use crate::secret::{FingerprintKey, Secret};
+use crate::snapshot::Snapshot;
+use crate::strip;
+use crate::written::Diagnostic;
+
+/// What a snapshot is built with, besides the configuration.
+pub(super) struct Builder {
+    pub(super) clock: Arc<dyn Clock>,
+    pub(super) rings: Arc<KeyRings>,
+    pub(super) fingerprints: Arc<FingerprintKey>,
+}
+
+impl Builder {
+    /// The whole configuration as one snapshot.
+    ///
+    /// # Errors
+    /// Every mistake of the policies, and every key or secret that is not there.
+    pub(super) fn snapshot(&self, loaded: Loaded, revision: u64) -> Result<Snapshot, Vec<Diagnostic>> {
+        let policies = self.policies(&loaded)?;
+        self.with_policies(loaded, revision, Ok(policies))
+    }
+
+    /// A snapshot that refuses everything with `not_ready`, because its policies are missing or wrong.
+    ///
+    /// # Errors
+    /// Keys and secrets that are not there.
+    pub(super) fn not_ready(&self, loaded: Loaded, why: &str) -> Result<Snapshot, Vec<Diagnostic>> {
+        self.with_policies(loaded, 0, Err(why.into()))
+    }
+
+    /// The rules alone.
+    ///
+    /// # Errors
+    /// Every mistake of the policies.
+    pub(super) fn policies(&self, loaded: &Loaded) -> Result<PolicySet, Vec<Diagnostic>> {
+        let profiles = loaded.profiles.iter().map(|profile| (Arc::clone(&profile.name), Arc::clone(profile))).collect();
+        let compiled = policy::compile(&loaded.policies, &loaded.catalogue, &profiles, &loaded.config.trust_domain, self.clock.now());
+        compiled.map(|(set, warnings)| {
+            for warning in warnings {
+                tracing::warn!("{warning}");
+            }
+            set
+        })
+    }
+
+    /// A snapshot with rules that are compiled already, or with the reason why there are none.
+    ///
+    /// # Errors
+    /// Keys and secrets that are not there.
+    pub(super) fn with_policies(
+        &self,
+        loaded: Loaded,
+        revision: u64,
+        policies: Result<PolicySet, Arc<str>>,
+    ) -> Result<Snapshot, Vec<Diagnostic>> {
+        let (policies, not_ready) = match policies {
+            Ok(policies) => (policies, None),
+            Err(why) => (PolicySet::default(), Some(why)),
+        };
+        let unlisted = unlisted(&loaded.config, &loaded.catalogue);
+        let rules = |upstream| strip_rules(upstream, &loaded.profiles).map_err(|wrong| vec![*wrong]);
+        let strip = loaded.catalogue.all().iter().chain(&unlisted).map(rules).collect::<Result<Vec<_>, Vec<_>>>()?;
+        let identities = identities(&loaded.config);
+        let definitions = self.definitions(&loaded.config.credentials)?;
+        Ok(Snapshot { revision, catalogue: loaded.catalogue, strip, identities, policies, definitions, unlisted, not_ready })
+    }
+
+    /// In two steps, so that a configuration that is not taken leaves the key rings as they are.
+    fn definitions(&self, specs: &[CredentialSpec]) -> Result<Definitions, Vec<Diagnostic>> {
+        let (mut ready, mut wrong) = (Vec::new(), Vec::new());
+        for spec in specs {
+            match self.prepare(spec) {
+                Ok(issuer) => ready.push((spec, issuer)),
+                Err(why) => wrong.push(Diagnostic::file_error(format!("credential `{}`", spec.profile.name), why)),
+            }
+        }
+        if !wrong.is_empty() {
+            return Err(wrong);
+        }
+        let define = |(spec, issuer): (&CredentialSpec, Prepared)| {
+            let name = Arc::clone(&spec.profile.name);
+            self.definition(spec, issuer).map_err(|why| vec![Diagnostic::file_error(format!("credential `{name}`"), why)])
+        };
+        ready.into_iter().map(define).collect::<Result<Vec<_>, _>>().map(Definitions::new)
+    }
+
+    fn prepare(&self, spec: &CredentialSpec) -> Result<Prepared, String> {
+        match &spec.kind {
+            CredentialKind::LocalJwt(jwt) => self.ring(jwt),
+            CredentialKind::Secret { source } => {
+                if let Some(path) = source.file().map_err(|error| error.to_string())? {
+                    Ok(Prepared::Secret(format!("file:{}", path.display()), providers::SecretSource::File(path)))
+                } else {
+                    let secret = source.read().map_err(|error| error.to_string())?;
+                    // Another value is another credential: what was issued from the former goes out of use with the reload.
+                    let shape = format!("{source} {}", secret.fingerprint(&self.fingerprints));
+                    Ok(Prepared::Secret(shape, providers::SecretSource::Given(secret)))
+                }
+            }
+        }
+    }
+
+    fn ring(&self, jwt: &LocalJwt) -> Result<Prepared, String> {
+        let (algorithm, now) = (algorithm(jwt.algorithm), self.clock.now());
+        let Some(path) = &jwt.key else {
+            return self.rings.ring(&jwt.issuer, algorithm, now).map(Prepared::Kept).map_err(|error| error.to_string());
+        };
+        let key = SigningKey::from_pem(&read_key(path)?).map_err(|error| format!("{}: {error}", path.display()))?;
+        if key.public().algorithm() != algorithm {
+            return Err(format!("{} is not a key for {}", path.display(), algorithm.name()));
+        }
+        KeyRing::fixed(Arc::clone(&jwt.issuer), key, Vec::new(), now).map(Prepared::Given).map_err(|error| error.to_string())
+    }
+
+    fn definition(&self, spec: &CredentialSpec, issuer: Prepared) -> Result<Definition, String> {
+        let profile = Arc::clone(&spec.profile);
+        let (ring, key) = match issuer {
+            Prepared::Secret(shape, source) => {
+                let provider = VendorSecret::new(Arc::clone(&profile.name), source);
+                return Ok(Definition::new(profile, Arc::new(provider), &[shape.as_str()]));
+            }
+            Prepared::Kept(ring) => (ring, "kept"),
+            Prepared::Given(ring) => (self.rings.place(ring), "given"),
+        };
+        let (issuer, algorithm) = (Arc::clone(ring.issuer()), ring.algorithm());
+        let provider = providers::LocalJwt::new(Arc::clone(&profile), Arc::clone(&issuer), ring).map_err(|error| error.to_string())?;
+        let provider: Arc<dyn CredentialProvider> = Arc::new(provider);
+        Ok(Definition::new(profile, provider, &[&*issuer, algorithm.name(), key]))
+    }
+}
+
+/// What issues a credential, read and checked, not yet in use.
+enum Prepared {
+    /// A ring whose keys the state keeps.
+    Kept(Arc<KeyRing>),
+    /// A ring of the operator's key, not yet placed.
+    Given(KeyRing),
+    /// What shapes it, and where the vendor's key is.
+    Secret(String, providers::SecretSource),
+}
+
+/// What the file says, and every slot in which this upstream takes a credential: whatever the application puts there is one, although
+/// neither the slot's name nor the value's shape may say so, and although the rule of this request grants another or none.
+fn strip_rules(upstream: &Arc<Upstream>, profiles: &[Arc<Profile>]) -> Result<strip::Rules, Box<Diagnostic>> {
+    let wrong =
+        |error: strip::BadRule| Box::new(Diagnostic::file_error(format!("upstream `{}`", upstream.name), format!("strip: {error}")));
+    let bound = profiles.iter().filter(|profile| upstream.credentials.contains(&profile.name));
+    let slots = bound.filter_map(|profile| match &profile.placement {
+        Placement::Header(name) => Some(name.as_str().to_owned()),
+        Placement::Query(name) => Some(format!("query:{name}")),
+        Placement::Bearer | Placement::Basic { .. } => None,
+    });
+    let mut options = upstream.strip.clone();
+    let slots: Vec<String> = slots.filter(|slot| !options.keep.contains(slot)).collect();
+    options.also.extend(slots);
+    strip::Rules::new(&options).map_err(wrong)
+}
+
+fn read_key(path: &Path) -> Result<Secret, String> {
+    std::fs::read(path).map(Secret::new).map_err(|error| format!("the signing key {} cannot be read: {error}", path.display()))
+}
+
+const fn algorithm(written: SigningAlgorithm) -> Algorithm {
+    match written {
+        SigningAlgorithm::ES256 => Algorithm::Es256,
+        SigningAlgorithm::RS256 => Algorithm::Rs256,
+    }
+}
+
+fn identities(config: &Config) -> FxHashMap<Arc<str>, Arc<[Arc<dyn IdentitySource>]>> {
+    let sources =
+        |listener: &crate::config::ListenerSpec| listener.identities.iter().map(|identity| Arc::clone(&identity.source)).collect();
+    config.listeners.iter().map(|listener| (Arc::clone(&listener.name), sources(listener))).collect()
+}
+
+/// Stands for all destinations that no upstream lists, while they may be observed: tunnelled and recorded, public addresses only.
+fn unlisted(config: &Config, catalogue: &Catalogue) -> Option<Arc<Upstream>> {
+    let Unlisted::Observe { until } = config.unlisted else { return None };
+    Some(Arc::new(Upstream {
+        index: UpstreamIndex(u32::try_from(catalogue.all().len()).ok()?),
+        name: "unlisted".into(),
+        owner: "nobody".into(),
+        origins: Vec::new(),
+        reach: Vec::new(),
+        tls: TlsProfile { roots: Roots::System, server_name: None },
+        protocol: Protocol::default(),
+        credentials: Vec::new(),
+        stage: Stage::Observe { until },
+        intercept: false,
+        strip: StripOptions::default(),
+        response_remove: Vec::new(),
+        deadlines: config.limits.deadlines(),
+        body_limit: 0,
+    }))
+}
