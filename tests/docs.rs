@@ -1,0 +1,61 @@
+//! Documentation that is checked: what a page says of names and defaults is what the binary says.
+#![allow(clippy::expect_used, clippy::indexing_slicing, clippy::panic, missing_docs, reason = "a test reads files and fails loudly")]
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+fn root(path: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join(path)
+}
+
+fn exeat(args: &[&str]) -> String {
+    let output = Command::new(env!("CARGO_BIN_EXE_exeat")).args(args).output().expect("exeat runs");
+    assert!(output.status.success(), "{args:?}: {}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).expect("text")
+}
+
+/// `| `name` | default | ..` of a Markdown table.
+fn rows(page: &str) -> Vec<(String, String)> {
+    let cells = |line: &str| line.split('|').map(|cell| cell.trim().to_owned()).collect::<Vec<_>>();
+    let named = |cells: Vec<String>| Some((cells.get(1)?.strip_prefix('`')?.strip_suffix('`')?.to_owned(), cells.get(2)?.clone()));
+    page.lines().filter(|line| line.starts_with('|')).filter_map(|line| named(cells(line))).collect()
+}
+
+#[test]
+fn every_limit_of_the_schema_has_its_row_with_its_default() {
+    let page = std::fs::read_to_string(root("docs/limits.md")).expect("the page");
+    let rows = rows(&page);
+    let schema: serde_json::Value = serde_json::from_str(&exeat(&["schema", "config"])).expect("a schema");
+    let definitions = schema["$defs"].as_object().expect("definitions");
+    let mut seen = 0;
+    for of in ["LimitsConfig", "DrainConfig"] {
+        for (name, property) in definitions[of]["properties"].as_object().expect("properties") {
+            let said = property["description"].as_str().unwrap_or_default();
+            let default = said.rsplit_once("Default ").map_or("", |(_, rest)| rest.split(['.', ';']).next().unwrap_or_default());
+            let row = rows.iter().find(|(row, _)| row == name).unwrap_or_else(|| panic!("docs/limits.md has no row for `{name}`"));
+            assert_eq!(row.1, default, "the default of `{name}`");
+            seen += 1;
+        }
+    }
+    assert_eq!(seen, rows.len(), "docs/limits.md names a limit that the schema lacks");
+    assert!(seen > 20);
+}
+
+#[test]
+fn the_readme_lists_every_command() {
+    let readme = std::fs::read_to_string(root("README.md")).expect("the page");
+    let help = exeat(&["--help"]);
+    let (_, commands) = help.split_once("Commands:").expect("commands");
+    let names: Vec<&str> = commands
+        .lines()
+        .filter(|line| line.starts_with("  "))
+        .filter_map(|line| line.split_whitespace().next())
+        .filter(|name| *name != "help" && name.chars().all(|c| c.is_ascii_lowercase()))
+        .collect();
+    let options = commands.find("Options:").expect("options");
+    let names: Vec<&str> = names.into_iter().filter(|name| commands.split_at(options).0.contains(&format!("  {name} "))).collect();
+    assert!(names.len() > 8, "{names:?}");
+    for name in names {
+        assert!(readme.contains(&format!("exeat {name}")), "README.md does not name `exeat {name}`");
+    }
+}

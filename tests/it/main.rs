@@ -1,0 +1,34 @@
+//! The stories of exeat, told from outside: a real binary, real sockets, unmodified clients, upstreams that remember every byte.
+#![allow(
+    clippy::disallowed_methods,
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::string_slice,
+    clippy::large_futures,
+    clippy::too_many_lines,
+    clippy::format_push_string,
+    clippy::format_collect,
+    clippy::missing_panics_doc,
+    clippy::must_use_candidate,
+    clippy::let_underscore_must_use,
+    unreachable_pub,
+    missing_docs,
+    reason = "black-box tests: they fail loudly, read the real clock and the environment, and nobody links against them"
+)]
+
+mod addresses;
+mod canary;
+mod drain;
+mod harness;
+mod harness_story;
+mod hostile;
+mod misdirection;
+mod protocols;
+mod records;
+mod refusals;
+mod reload;
+mod responses;
+mod uids;
+mod unmodified;
