@@ -1,0 +1,237 @@
+"""A scenario: rounds that alternate the peers, then the counting runs, then the rows of the report."""
+import json
+import os
+import resource
+import statistics
+import time
+
+from . import gate, machine
+from .drive import client
+from .scenarios import SCENARIOS
+
+
+def median(rows, key):
+    values = [row[key] for row in rows if row.get(key) is not None]
+    return statistics.median(values) if values else None
+
+
+def scenario(bench, name):
+    """Measures one scenario; returns the lines of the report."""
+    what = SCENARIOS[name]
+    print(f"== {name}: {what['what']}", flush=True)
+    if what.get("special"):
+        return [f"\n### {name}: {what['what']}\n", *footprint(bench, name)]
+    duration, warmup = (1.0, 0.2) if bench.args.quick else (bench.args.duration, bench.args.warmup)
+    peers = admitted(bench, name, what)
+    closed, paced = rounds(bench, name, what, peers, duration, warmup)
+    counts = {peer.name: count(bench, name, what, peer, warmup) for peer in peers if peer.name != "direct"}
+    for peer in peers:
+        peer.stop()
+    return [f"\n### {name}: {what['what']}\n", *summary(bench, name, peers, closed, paced, counts)]
+
+
+def admitted(bench, name, what):
+    """The peers that can do the scenario and, where there is a job, do it."""
+    ready = []
+    for peer in bench.peers:
+        if not peer.can(what):
+            continue
+        try:
+            peer.start(what["config"], what.get("upstream", "UP"))
+            wrong = gate.check(peer) if what["config"].startswith("job") and peer.name != "direct" else []
+        except (RuntimeError, OSError) as error:
+            print(f"  !! {peer.name}: {error}")
+            bench.emit(dict(scenario=name, peer=peer.name, error=str(error)))
+            peer.stop()
+            continue
+        if wrong:
+            print(f"  !! {peer.name} does not do the job, left out: {wrong}")
+            bench.emit(dict(scenario=name, peer=peer.name, refused=wrong))
+            peer.stop()
+        else:
+            ready.append(peer)
+    return ready
+
+
+def rounds(bench, name, what, peers, duration, warmup):
+    """Closed loop (the ceiling), then open loop at a share of the slowest peer's first ceiling; the order rotates."""
+    closed, paced = ({peer.name: [] for peer in peers} for _ in range(2))
+    rate = bench.args.rate
+    for k in range(bench.args.rounds or (2 if bench.args.quick else 5)):
+        turn = k % max(1, len(peers))
+        for peer in peers[turn:] + peers[:turn]:
+            posts = sink_posts(bench)
+            result = client(bench, peer, what, duration, warmup)
+            if what["config"] == "jobrec":
+                time.sleep(0.3)
+                result["sink_posts"] = sink_posts(bench) - posts
+            bench.emit(dict(scenario=name, peer=peer.name, round=k, mode="closed", **result))
+            if result.get("error"):
+                print("  !!", peer.name, result["error"][-200:])
+            else:
+                closed[peer.name].append(dict(result, k=k))
+        if not rate and k == 0:
+            ceilings = [closed[p.name][0]["rps"] for p in peers if closed[p.name] and not p.info.get("slow")]
+            rate = int(min(ceilings) * bench.args.load) if ceilings else 0
+        for peer in peers if rate else []:
+            own = closed[peer.name][0]["rps"] * bench.args.load if closed[peer.name] else rate
+            own = max(1, int(min(rate, own)) if peer.info.get("slow") else rate)
+            result = client(bench, peer, what, duration, warmup, own)
+            bench.emit(dict(scenario=name, peer=peer.name, round=k, mode="rate", rate=own, **result))
+            if not result.get("error"):
+                paced[peer.name].append(dict(result, rate=own))
+    return closed, paced
+
+
+def sink_posts(bench):
+    try:
+        with open(os.path.join(bench.work, "sink.log")) as file:
+            return file.read().count("\n")
+    except OSError:
+        return 0
+
+
+def count(bench, name, what, peer, warmup):
+    """Runs of their own for the counters: they make every context switch dearer."""
+    counted = {}
+    for counter in filter(None, (bench.syscalls, bench.instructions)):
+        result = client(bench, peer, what, 1, warmup, counter=counter)
+        counted.update({k: result[k] for k in ("syscalls", "instr_user_k", "instr_kernel_k") if k in result})
+    if not bench.instructions and bench.callgrind and peer.info.get("callgrind", True):
+        try:
+            counted.update(under_callgrind(bench, what, peer))
+        except (RuntimeError, OSError) as error:
+            print(f"  -- {peer.name}: not counted by callgrind: {error}")
+    bench.emit(dict(scenario=name, peer=peer.name, mode="count", **counted))
+    return counted
+
+
+def under_callgrind(bench, what, peer):
+    """Thousands of user instructions per request: the difference of a short and a long run."""
+    taken = []
+    for duration in (2, 8 if bench.args.quick else 14):
+        peer.stop()
+        peer.start(what["config"], what.get("upstream", "UP"), under=bench.callgrind.under(), limit=180)
+        result = client(bench, peer, what, duration, 0)
+        peer.stop(limit=60)
+        if result.get("error") or not bench.callgrind.total():
+            raise RuntimeError(result.get("error") or "it left no counts")
+        taken.append((bench.callgrind.total(), result["all"]))
+    (first, few), (second, many) = taken
+    if many <= few:
+        raise RuntimeError(f"too few requests to tell ({few}, then {many})")
+    return {"instr_user_k": round((second - first) / (many - few) / 1e3, 1)}
+
+
+HEAD = [
+    "CPU µs/req: median (best)", "of it kernel", "vs {ref}, paired", "req/s per proxy core", "measured req/s", "spread", "limit", "fixed rate",
+    "p50 / p99 µs there", "added p50 / p99", "µs/req there", "k instr/req user + kernel", "syscalls/req", "errors",
+]
+
+
+def number(x, digits=0):
+    return "-" if x is None else f"{x:,.{digits}f}"
+
+
+def summary(bench, name, peers, closed, paced, counts):
+    """The rows of a scenario, and one `mode: summary` object each."""
+    yield "| peer | " + " | ".join(HEAD).format(ref=bench.args.ref) + " |"
+    yield "|---" * (len(HEAD) + 1) + "|"
+    reference = {row["k"]: row["cpu_us"] for row in closed.get(bench.args.ref, [])}
+    direct = paced.get("direct", [])
+    for peer in peers:
+        rows, rates, counted = closed[peer.name], paced[peer.name], counts.get(peer.name, {})
+        if not rows:
+            continue
+        ratios = [row["cpu_us"] / reference[row["k"]] for row in rows if reference.get(row["k"])]
+        s = {key: median(rows, key) for key in ("cpu_us", "kernel_us", "rps", "mb_s", "proxy_util", "load_util", "sink_posts")}
+        s.update({key: counted.get(key) for key in ("instr_user_k", "instr_kernel_k", "syscalls")})
+        s.update({key: median(rates, key) for key in ("rate", "p50_us", "p99_us")})
+        s.update(rounds=len(rows), best_cpu_us=min(row["cpu_us"] for row in rows), ratio=statistics.median(ratios) if ratios else None,
+                 rate_cpu_us=median(rates, "cpu_us"), errors=sum(row["errors"] + row["non2xx"] for row in rows))
+        for key in ("p50_us", "p99_us"):
+            base = median(direct, key)
+            s["added_" + key] = s[key] - base if base and s[key] and peer.name != "direct" else None
+        bench.emit(dict(scenario=name, peer=peer.name, mode="summary", **s))
+        print("  ", json.dumps({"peer": peer.name, **s}), flush=True)
+        spread = (max(row["rps"] for row in rows) - min(row["rps"] for row in rows)) / s["rps"] if s["rps"] else 0
+        proxied = peer.name != "direct"
+        limit = "proxy core" if s["proxy_util"] >= s["load_util"] else "load core"
+        volume = f" ({s['mb_s']:.0f} MB/s)" if name.startswith("S7") and s["mb_s"] else ""
+        cells = [
+            f"{s['cpu_us']:.1f} ({s['best_cpu_us']:.1f})" if proxied else "-",
+            number(s["kernel_us"], 1) if proxied else "-",
+            number(s["ratio"], 2) if proxied else "-",
+            number(1e6 / s["cpu_us"]) if proxied and s["cpu_us"] else "-",
+            number(s["rps"]) + volume,
+            f"{spread * 100:.0f} %",
+            f"{limit} {s['proxy_util']:.2f}/{s['load_util']:.2f}" if proxied else "-",
+            number(s["rate"]),
+            f"{number(s['p50_us'])} / {number(s['p99_us'])}",
+            f"{number(s['added_p50_us'])} / {number(s['added_p99_us'])}",
+            number(s["rate_cpu_us"], 1) if proxied else "-",
+            f"{number(s['instr_user_k'], 1)} + {number(s['instr_kernel_k'], 1)}",
+            number(s["syscalls"], 2),
+            str(s["errors"]),
+        ]
+        yield f"| {peer.name} | " + " | ".join(cells) + " |"
+
+
+def footprint(bench, name):
+    """S8: binary, start to first 200, memory and CPU when idle, memory with idle connections and at the peak of a load."""
+    yield "| peer | binary MB | start ms | idle RSS/PSS MB | idle conns held: RSS/PSS MB | KB per conn | peak RSS under load MB | idle CPU ms/s |"
+    yield "|---|---|---|---|---|---|---|---|"
+    quick = bench.args.quick
+    for peer in bench.peers:
+        if peer.name == "direct" or not peer.can(SCENARIOS[name]):
+            continue
+        try:
+            r = dict(peer=peer.name, scenario=name, **one_footprint(bench, peer, quick))
+        except (RuntimeError, OSError) as error:
+            print("  !!", peer.name, error)
+            continue
+        finally:
+            peer.stop()
+        bench.emit(r)
+        print("  ", json.dumps(r), flush=True)
+        idle, held = r["idle"], r["with_idle_conns"]
+        yield (f"| {peer.name} | {r['binary_mb']} | {r['startup_ms']} | {idle['rss_mb']} / {idle['pss_mb']} | {r['idle_conns_held']}: "
+               f"{held['rss_mb']} / {held['pss_mb']} | {r['kb_per_idle_conn']} | {r['under_load']['hwm_mb']} | {r['idle_cpu_ms_per_s']} |")
+
+
+def one_footprint(bench, peer, quick):
+    r = dict(binary_mb=round(os.stat(os.path.realpath(peer.binary)).st_size / 1e6, 1))
+    starts = []
+    for _ in range(3 if quick else 7):
+        peer.start("plain", "UP")
+        starts.append(peer.startup_ms)
+        peer.stop()
+    r["startup_ms"] = round(statistics.median(starts), 1)
+    peer.start("plain", "UP")
+    time.sleep(1)
+    r["idle"] = machine.memory(peer.pids())
+    before = machine.cpu(peer.pids())[0]
+    time.sleep(2)
+    r["idle_cpu_ms_per_s"] = round((machine.cpu(peer.pids())[0] - before) * 500, 2)
+    conns = 2000 if quick else min(10000, resource.getrlimit(resource.RLIMIT_NOFILE)[1] - 1000, peer.info.get("connections", 10000))
+    out = os.path.join(bench.work, "idle.out")
+    open(out, "w").close()
+    words = [bench.lg, "--target", f"127.0.0.1:{peer.port}", "--host", peer.host("up.test"), "--path", "/b128", "--idle", conns]
+    holder = machine.spawn(words, bench.args.load_core, out)
+    deadline = time.time() + 60
+    while time.time() < deadline and '"held"' not in open(out).read():
+        time.sleep(0.1)
+    time.sleep(0.5)
+    try:
+        r["idle_conns_held"] = json.loads(open(out).read())["held"]
+    except ValueError:
+        r["idle_conns_held"] = 0
+    r["with_idle_conns"] = machine.memory(peer.pids())
+    grown = r["with_idle_conns"]["pss_mb"] - r["idle"]["pss_mb"]
+    r["kb_per_idle_conn"] = round(grown * 1024 / max(1, r["idle_conns_held"]), 2)
+    machine.stop(holder)
+    peer.stop()
+    peer.start("plain", "UP")
+    client(bench, peer, dict(SCENARIOS["S1"], conns=64), 1.5 if quick else 4, 0.2)
+    r["under_load"] = machine.memory(peer.pids())
+    return r
