@@ -1,0 +1,17 @@
+# The image holds the binary, the C library that it is linked to and the system's trust anchors. No shell, no package manager, no root.
+FROM rust:1.95-bookworm AS build
+# aws-lc builds with cmake
+RUN apt-get update && apt-get install -y --no-install-recommends cmake && rm -rf /var/lib/apt/lists/*
+WORKDIR /src
+COPY . .
+RUN --mount=type=cache,target=/usr/local/cargo/registry --mount=type=cache,target=/src/target \
+    cargo build --release --locked && cp target/release/exeat /exeat
+RUN deploy/rootfs /exeat /rootfs
+
+FROM scratch
+COPY --from=build /rootfs /
+USER 65064:65064
+# status server; the listeners are loopback or unix sockets of the pod
+EXPOSE 15090
+ENTRYPOINT ["/exeat"]
+CMD ["run", "-c", "/etc/exeat/exeat.yaml"]
