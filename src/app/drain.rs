@@ -1,9 +1,11 @@
 //! The stop: readyz says 503, new connections are still taken for the drain delay, in-flight work ends by the deadline.
 
+use std::io;
 use std::sync::Arc;
 
 use async_trait::async_trait;
 use pingora_core::server::{ShutdownSignal, ShutdownSignalWatch};
+use tokio::runtime::Runtime;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 use tokio::time::{Duration, timeout};
@@ -16,7 +18,7 @@ use crate::state::State;
 
 /// Waits for the wish to stop, drains, and only then tells the chassis to end.
 pub(super) struct DrainThenStop {
-    pub(super) signals: Signals,
+    pub(super) heard: watch::Receiver<Heard>,
     /// Set by `Running::stop`.
     pub(super) wish: watch::Receiver<bool>,
     /// Tells the workers to stop accepting and to end what is idle.
@@ -57,26 +59,23 @@ impl DrainThenStop {
                 std::future::pending::<()>().await;
             }
         };
-        match self.signals {
-            Signals::Ignored => {
-                asked.await;
-                "command"
-            }
-            Signals::Heeded => tokio::select! {
-                () = asked => "command",
-                () = heard(SignalKind::terminate()) => "SIGTERM",
-                () = heard(SignalKind::interrupt()) => "SIGINT",
-            },
+        tokio::select! {
+            () = asked => "command",
+            name = self.heard_times(1) => name,
         }
     }
 
     async fn wished_again(&self) {
-        match self.signals {
-            Signals::Ignored => std::future::pending().await,
-            Signals::Heeded => tokio::select! {
-                () = heard(SignalKind::terminate()) => {}
-                () = heard(SignalKind::interrupt()) => {}
-            },
+        self.heard_times(2).await;
+    }
+
+    /// Waits until so many stop signals came; the name of the newest.
+    async fn heard_times(&self, times: u32) -> &'static str {
+        let mut heard = self.heard.clone();
+        // Without a sender no signal is heeded.
+        match heard.wait_for(|heard| heard.times >= times).await.map(|heard| heard.newest) {
+            Ok(newest) => newest,
+            Err(_) => std::future::pending().await,
         }
     }
 
@@ -95,12 +94,33 @@ impl DrainThenStop {
     }
 }
 
-async fn heard(kind: SignalKind) {
-    match signal(kind) {
-        Ok(mut signal) => drop(signal.recv().await),
-        Err(error) => {
-            tracing::error!(%error, "a signal cannot be heard");
-            std::future::pending::<()>().await;
-        }
+/// Stop signals since the start.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Heard {
+    times: u32,
+    newest: &'static str,
+}
+
+/// Hears SIGTERM and SIGINT from now on. Called before anything can be reached: a signal that comes before somebody listens ends the
+/// process without a drain.
+///
+/// # Errors
+/// The kernel refused the handlers.
+pub(super) fn listen(household: &Runtime, signals: Signals) -> io::Result<watch::Receiver<Heard>> {
+    let (tell, heard) = watch::channel(Heard::default());
+    if signals == Signals::Ignored {
+        return Ok(heard);
     }
+    let both = async { Ok::<_, io::Error>((signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?)) };
+    let (mut terminate, mut interrupt) = household.block_on(both)?;
+    household.spawn(async move {
+        loop {
+            let newest = tokio::select! {
+                _ = terminate.recv() => "SIGTERM",
+                _ = interrupt.recv() => "SIGINT",
+            };
+            tell.send_modify(|heard| *heard = Heard { times: heard.times.saturating_add(1), newest });
+        }
+    });
+    Ok(heard)
 }

@@ -14,7 +14,7 @@ use tokio::runtime::Runtime;
 use tokio::sync::watch;
 
 use super::build::Builder;
-use super::drain::DrainThenStop;
+use super::drain::{self, DrainThenStop};
 use super::household::{self, Standing};
 use super::{keys, policies, records};
 use crate::address::{OwnListeners, Resolver};
@@ -134,6 +134,7 @@ pub fn start(path: &Path, signals: Signals) -> Result<Running, Failed> {
         .enable_all()
         .build()
         .map_err(|error| Failed::failure(format!("no thread can be started: {error}")))?;
+    let heard = drain::listen(&household, signals).map_err(|error| Failed::failure(format!("signals cannot be heard: {error}")))?;
     let health = Arc::new(Health::default());
     let own = OwnListeners::default();
     let resolver = Arc::new(Resolver::system(own.clone(), Arc::clone(&clock)));
@@ -223,7 +224,7 @@ pub fn start(path: &Path, signals: Signals) -> Result<Running, Failed> {
     }
     let (wish, wished) = watch::channel(false);
     let stop = DrainThenStop {
-        signals,
+        heard,
         wish: wished,
         workers: stop_workers,
         open: Arc::new(move || shared.open_connections()),
