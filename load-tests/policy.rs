@@ -25,6 +25,7 @@ use exeat::catalogue::{
 };
 use exeat::clock::{Clock, SystemClock, Timestamp};
 use exeat::identity::{Attestation, SpiffeId, Workload};
+use exeat::live::Live;
 use exeat::policy::{AccessRequest, Bounds, PolicyFile, PolicySet, compile};
 use exeat::secret::FingerprintKey;
 use exeat::strip::{Rules, Stripped, examine};
@@ -165,6 +166,7 @@ fn requests(count: usize, catalogue: &Catalogue) -> Vec<Asked> {
 
 fn run(set: &PolicySet, requests: &[Asked], now: Timestamp) -> (usize, Duration, u64) {
     let peer = Peer::Tcp { address: "127.0.0.1:4711".parse().unwrap(), uid: None };
+    let live = Live::default();
     let actions: Vec<_> = requests.iter().map(|asked| Action::read(&asked.parts).unwrap()).collect();
     let before = ALLOCATIONS.with(Cell::get);
     let began = SystemClock.instant();
@@ -179,7 +181,7 @@ fn run(set: &PolicySet, requests: &[Asked], now: Timestamp) -> (usize, Duration,
             peer: &peer,
             tunnel: false,
         };
-        allowed += usize::from(black_box(set.decide(&request, &asked.stripped, now)).outcome.is_ok());
+        allowed += usize::from(black_box(set.decide(&request, &asked.stripped, &live, now)).outcome.is_ok());
     }
     (allowed, began.elapsed(), ALLOCATIONS.with(Cell::get) - before)
 }

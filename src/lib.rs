@@ -36,6 +36,7 @@ pub mod catalogue;
 pub mod identity;
 pub mod strip;
 pub mod action;
+pub mod live;
 pub mod policy;
 pub mod credentials;
 pub mod inject;

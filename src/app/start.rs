@@ -26,6 +26,7 @@ use crate::control::{Cause, Publish, Reload, Watch};
 use crate::credentials::providers::{KeyRings, Rhythm};
 use crate::credentials::{self, Broker};
 use crate::gate::Gate;
+use crate::live::Live;
 use crate::outcall::Outcall;
 use crate::proxy::{Limits, Listeners, Shared, Workers};
 use crate::secret::Secret;
@@ -154,6 +155,7 @@ pub fn start(path: &Path, signals: Signals) -> Result<Running, Failed> {
         credentials::Limits { entries: config.limits.credential_cache, obtain: config.limits.obtain, ..credentials::Limits::default() },
     );
     let broker = Arc::new(broker);
+    let live = Arc::new(Live::default());
     let rings = Arc::new(KeyRings::new(Arc::clone(&state), Rhythm::default()));
     let house = Arc::new(House {
         builder: Builder { clock: Arc::clone(&clock), rings: Arc::clone(&rings), fingerprints: Arc::clone(&fingerprints) },
@@ -183,7 +185,7 @@ pub fn start(path: &Path, signals: Signals) -> Result<Running, Failed> {
     let shared = Arc::new(Shared::new(
         Limits::from(&config.limits),
         Arc::clone(&house.snapshots),
-        Gate { broker, clock: Arc::clone(&clock), fingerprints },
+        Gate { broker, clock: Arc::clone(&clock), live, fingerprints },
         ledger.clone(),
         metrics.clone(),
         spans.sampler(),

@@ -139,6 +139,6 @@ pub(crate) fn refused(id: u128, code: Code) -> Access {
 
 /// Passed in stage `observe`, and would not in `enforce`.
 pub(crate) fn observed(id: u128) -> Access {
-    let denied = Denied { code: Code::NoRule, rule: None };
+    let denied = Denied { code: Code::NoRule, rule: None, block: None };
     Access { observed: true, rule: None, would_be: Some(WouldBe { outcome: Err(denied), changed: true }), credential: None, ..allowed(id) }
 }

@@ -9,7 +9,8 @@ use crate::clock::Timestamp;
 use crate::credentials::Credential;
 use crate::edits::Edits;
 use crate::inject;
-use crate::policy::{Permit, Plan};
+use crate::live::Live;
+use crate::policy::{self, Permit, Plan};
 use crate::refusal::{Code, Refusal};
 
 /// A judged request: permit, credential and strip's edits. It yields the edits of each attempt.
@@ -48,8 +49,11 @@ impl Clearance {
     /// Whether this clearance still holds: asked before every attempt.
     ///
     /// # Errors
-    /// The rule's time is over, or the credential's.
-    pub fn still_stands(&self, now: Timestamp) -> Result<(), Refusal> {
+    /// Something of it was revoked, the rule's time is over, or the credential's.
+    pub fn still_stands(&self, live: &Live, now: Timestamp) -> Result<(), Refusal> {
+        if let Some(block) = live.blocks().on(&self.permit.touched()) {
+            return Err(policy::revoked(block));
+        }
         if self.permit.until().is_some_and(|until| until <= now) {
             return Err(Refusal::new(Code::NoRule, "the rule that allowed this request ended before it was sent"));
         }
@@ -63,8 +67,8 @@ impl Clearance {
     ///
     /// # Errors
     /// As [`Clearance::still_stands`]; and the credential fits no header or query.
-    pub fn attempt_edits(&self, parts: &Parts, now: Timestamp) -> Result<Edits, Refusal> {
-        self.still_stands(now)?;
+    pub fn attempt_edits(&self, parts: &Parts, live: &Live, now: Timestamp) -> Result<Edits, Refusal> {
+        self.still_stands(live, now)?;
         match self.permit.plan() {
             Plan::AsIs => Ok(Edits::default()),
             Plan::Bare => Ok(self.strip.clone()),

@@ -14,6 +14,7 @@ use crate::catalogue::{Origin, Upstream};
 use crate::clock::Clock;
 use crate::credentials::{Broker, Credential};
 use crate::identity::{Identified, Workload};
+use crate::live::Live;
 use crate::policy::{AccessRequest, Decision, Plan};
 use crate::refusal::{Code, Refusal};
 use crate::secret::FingerprintKey;
@@ -26,6 +27,8 @@ pub struct Gate {
     pub broker: Arc<Broker>,
     /// The only source of time.
     pub clock: Arc<dyn Clock>,
+    /// What is revoked now.
+    pub live: Arc<Live>,
     /// Makes the fingerprints of findings.
     pub fingerprints: Arc<FingerprintKey>,
 }
@@ -84,7 +87,7 @@ impl Gate {
             peer: &arrival.peer,
             tunnel,
         };
-        let decision = snapshot.policies.decide(&request, &stripped, self.clock.now());
+        let decision = snapshot.policies.decide(&request, &stripped, &self.live, self.clock.now());
         decision.outcome.map(drop).map_err(|denied| denied.refusal())
     }
 
@@ -129,7 +132,7 @@ impl Gate {
         access.grpc = action.grpc.is_some();
         let request = AccessRequest { workload, upstream, destination: &destination, action: &action, parts, peer: &arrival.peer, tunnel };
         let now = self.clock.now();
-        let Decision { outcome, would_be } = snapshot.policies.decide(&request, &stripped, now);
+        let Decision { outcome, would_be } = snapshot.policies.decide(&request, &stripped, &self.live, now);
         access.would_be = would_be;
         access.decided = self.clock.instant().saturating_duration_since(access.began);
         let permit = outcome.map_err(|denied| {

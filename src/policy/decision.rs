@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use super::permit::Permit;
+use crate::live::Block;
 use crate::refusal::{Code, Refusal};
 
 /// A rule, as records name it.
@@ -20,20 +21,31 @@ pub struct RuleRef {
 #[derive(Debug, Clone)]
 #[must_use]
 pub struct Denied {
-    /// `denied`, `requirement`, `no_rule`, `ambiguous_path`.
+    /// `denied`, `requirement`, `no_rule`, `ambiguous_path`, `revoked`.
     pub code: Code,
-    /// The rule that did it, where one did.
+    /// The rule that did it, where one did; of a revoked access the rule that would have allowed it.
     pub rule: Option<RuleRef>,
+    /// What revoked it.
+    pub block: Option<Arc<Block>>,
 }
 
 impl Denied {
     /// The refusal with its internal line.
     pub fn refusal(&self) -> Refusal {
+        if let Some(block) = &self.block {
+            return revoked(block);
+        }
         match &self.rule {
             Some(rule) => Refusal::new(self.code, format!("rule {} at {} (owner {})", rule.id, rule.place, rule.owner)),
             None => Refusal::new(self.code, "no rule matches; `exeat policy explain` shows the nearest"),
         }
     }
+}
+
+/// The refusal of an access that a block stands against.
+pub fn revoked(block: &Block) -> Refusal {
+    let Block { target, reason, by, since } = block;
+    Refusal::new(Code::Revoked, format!("{target} was revoked at {since} by {by} ({reason}); `exeat restore {target}` lifts it"))
 }
 
 /// What would have happened if shadow rules (and the stage `enforce`) were in force.

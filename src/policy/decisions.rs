@@ -310,3 +310,35 @@ worst case of any request: 9 nodes, 2 postings, 1 conditions (about 1 us), at up
 "#);
     assert_eq!(ask("stripe", "GET /v1/charges/1").by(BILLING).explain(&set).outcome.unwrap().place.as_ref(), "billing.yaml:9:11");
 }
+
+#[test]
+fn what_is_revoked_is_refused_whatever_the_rules_say() {
+    use crate::live::{Block, Live};
+    let set = set(r#"
+  - { id: all, effect: allow, methods: ["*"], paths: ["/**"], grant: none }
+  - { id: charges, effect: allow, methods: [POST], paths: [/v1/charges], grant: stripe-restricted }
+  - { id: entries, effect: allow, to: [trial], methods: [GET], paths: [/entries], grant: jwt-ledger }
+"#);
+    let line = |target: &str, asked: &Ask| {
+        let live = Live::default();
+        let block = Block { target: target.parse().unwrap(), reason: "drill".into(), by: "uid 0".into(), since: super::testing::now() };
+        live.change(|blocks| blocks.add(block));
+        line(&asked.decide_with(&set, &live))
+    };
+    let charge = ask("stripe", "POST /v1/charges");
+    for (target, expected) in [
+        ("everything", "revoked -"),
+        ("upstream stripe", "revoked -"),
+        ("upstream ledger", "allow charges stripe-restricted"),
+        (&*format!("workload {BILLING}"), "revoked -"),
+        ("credential stripe-restricted", "revoked charges"),
+        ("credential stripe-readonly", "allow charges stripe-restricted"),
+        // The broader rule does not take its place.
+        ("rule billing/charges", "revoked charges"),
+        ("rule billing/all", "allow charges stripe-restricted"),
+    ] {
+        assert_eq!(line(target, &charge), expected, "{target}");
+    }
+    // An observed upstream passes with what the application sent, but not what is revoked.
+    assert_eq!(line("upstream trial", &ask("trial", "GET /entries")), "revoked -");
+}

@@ -212,10 +212,10 @@ impl fmt::Display for Explanation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let outcome = |outcome: &Result<RuleRef, Denied>| match outcome {
             Ok(rule) => format!("allow, by {} at {} (owner {})", rule.id, rule.place, rule.owner),
-            Err(Denied { code, rule: Some(rule) }) => {
+            Err(Denied { code, rule: Some(rule), .. }) => {
                 format!("deny ({}), by {} at {} (owner {})", code.name(), rule.id, rule.place, rule.owner)
             }
-            Err(Denied { code, rule: None }) => format!("deny ({})", code.name()),
+            Err(Denied { code, rule: None, .. }) => format!("deny ({})", code.name()),
         };
         writeln!(f, "decision   {}", outcome(&self.outcome))?;
         if let Some(until) = self.observed {

@@ -1,6 +1,6 @@
 //! policy: MAY it.
 //!
-//! Enters: policy files at load, then an [`AccessRequest`], the [`Stripped`](crate::strip::Stripped) proof and a time. Leaves: a
+//! Enters: policy files at load, then an [`AccessRequest`], the [`Stripped`](crate::strip::Stripped) proof, what is revoked now and a time. Leaves: a
 //! [`PolicySet`] or all mistakes at once, then a [`Decision`], whose [`Permit`] only this room can make. It never blocks, never allocates
 //! on the way to an allow, and fails closed: no rule, a doubt or an error is a refusal. What it could not evaluate within budget it
 //! refuses at load.
@@ -38,7 +38,7 @@ pub use bounds::Bounds;
 pub use certificate::{BUDGET, Certificate};
 pub use compile::{PolicyFile, compile};
 pub use condition::Failed;
-pub use decision::{Decision, Denied, RuleRef, WouldBe};
+pub use decision::{Decision, Denied, RuleRef, WouldBe, revoked};
 pub use document::{Document, Effect};
 pub use explain::{Candidate, Explanation, Miss};
 pub use pattern::{IdentityPattern, PatternError};

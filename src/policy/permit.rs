@@ -7,6 +7,7 @@ use super::decision::RuleRef;
 use crate::catalogue::{Profile, Upstream};
 use crate::clock::Timestamp;
 use crate::identity::Workload;
+use crate::live::Touched;
 
 /// What a rule's `grant` asks the broker for: the profile, narrowed.
 #[derive(Debug, PartialEq, Eq, Hash)]
@@ -64,6 +65,21 @@ impl Permit {
     #[must_use]
     pub const fn rule(&self) -> Option<&RuleRef> {
         self.rule.as_ref()
+    }
+
+    /// What a block may stand against.
+    #[must_use]
+    pub fn touched(&self) -> Touched<'_> {
+        Touched {
+            workload: &self.workload.id,
+            upstream: &self.upstream.name,
+            credential: match &self.plan {
+                Plan::Swap(terms) => Some(&terms.profile.name),
+                Plan::AsIs | Plan::Bare => None,
+            },
+            rule: self.rule.as_ref().map(|rule| &*rule.id),
+            lease: None,
+        }
     }
 
     /// When the rule expires or its window ends: a live passage ends then.

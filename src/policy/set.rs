@@ -15,6 +15,7 @@ use super::window::open_until;
 use crate::action::segments;
 use crate::catalogue::Stage;
 use crate::clock::Timestamp;
+use crate::live::{Live, Touched};
 use crate::refusal::Code;
 use crate::strip::Stripped;
 
@@ -34,7 +35,11 @@ pub struct PolicySet {
 
 impl PolicySet {
     /// Decides one request. Neither panics, blocks nor allocates on the way to an allow.
-    pub fn decide(&self, request: &AccessRequest<'_>, stripped: &Stripped, now: Timestamp) -> Decision {
+    pub fn decide(&self, request: &AccessRequest<'_>, stripped: &Stripped, live: &Live, now: Timestamp) -> Decision {
+        let blocks = live.blocks();
+        if let Some(block) = blocks.on(&touched(request)) {
+            return Decision { outcome: Err(Denied { code: Code::Revoked, rule: None, block: Some(Arc::clone(block)) }), would_be: None };
+        }
         let method = self.methods.bit(request.action.method);
         let (mut real, mut would) = (Agreement::default(), Agreement::default());
         let (mut floor, mut shadow) = (Best::NONE, false);
@@ -54,7 +59,13 @@ impl PolicySet {
             WouldBe { changed: self.differ(real, would), outcome: self.name(would) }
         });
         let outcome = real.map(|rule| self.permit(request, rule, now)).map_err(|(code, rule)| self.denied(code, rule));
-        Decision { outcome: outcome.and_then(|permit| permit.ok_or_else(|| self.denied(Code::NoRule, None))), would_be }
+        let outcome = outcome.and_then(|permit| permit.ok_or_else(|| self.denied(Code::NoRule, None)));
+        let outcome = outcome.and_then(|permit| match blocks.on(&permit.touched()) {
+            // No broader rule takes the place of a revoked one: who revoked it meant the access.
+            Some(block) => Err(Denied { code: Code::Revoked, rule: permit.rule, block: Some(Arc::clone(block)) }),
+            None => Ok(permit),
+        });
+        Decision { outcome, would_be }
     }
 
     /// What the set is called in records: `sha256:` and 12 hex digits of its content.
@@ -187,7 +198,7 @@ impl PolicySet {
     }
 
     fn denied(&self, code: Code, rule: Option<usize>) -> Denied {
-        Denied { code, rule: rule.and_then(|rule| self.rules.get(rule)).map(|rule| rule.name.clone()) }
+        Denied { code, rule: rule.and_then(|rule| self.rules.get(rule)).map(|rule| rule.name.clone()), block: None }
     }
 
     pub(super) fn name(&self, outcome: Result<usize, (Code, Option<usize>)>) -> Result<RuleRef, Denied> {
@@ -207,6 +218,11 @@ impl PolicySet {
             (Ok(_), Err(_)) | (Err(_), Ok(_)) => true,
         }
     }
+}
+
+/// What is touched before any rule has spoken.
+fn touched<'a>(request: &AccessRequest<'a>) -> Touched<'a> {
+    Touched { workload: &request.workload.id, upstream: &request.upstream.name, credential: None, rule: None, lease: None }
 }
 
 /// The end of the observation that the upstream is in, if it is in one: after its end the rules hold.

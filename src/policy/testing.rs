@@ -177,7 +177,11 @@ impl Ask {
     }
 
     pub(super) fn decide(&self, set: &PolicySet) -> Decision {
-        self.with(|request, stripped| set.decide(request, stripped, self.now))
+        self.decide_with(set, &crate::live::Live::default())
+    }
+
+    pub(super) fn decide_with(&self, set: &PolicySet, live: &crate::live::Live) -> Decision {
+        self.with(|request, stripped| set.decide(request, stripped, live, self.now))
     }
 
     pub(super) fn explain(&self, set: &PolicySet) -> Explanation {

@@ -194,7 +194,7 @@ async fn exchange(
     passage.until.set(clearance.permit().until());
     passage.idle.set(clearance.permit().upstream().deadlines.idle);
     loop {
-        let edits = clearance.attempt_edits(head, worker.clock().now())?;
+        let edits = clearance.attempt_edits(head, &worker.gate().live, worker.clock().now())?;
         let span = worker.ids().borrow_mut().span();
         let forward = Forward {
             head,
@@ -251,7 +251,7 @@ async fn attempt(
     };
     let mut facts = Facts::default();
     let began = worker.clock().instant().saturating_duration_since(passage.began());
-    let mut again = || clearance.still_stands(worker.clock().now());
+    let mut again = || clearance.still_stands(&worker.gate().live, worker.clock().now());
     let sent = until_ended(passage, worker.dialer().send(&hop, request, &mut facts, &mut again)).await;
     let (status, error) = match &sent {
         Ok(Ok(response)) => (Some(response.status()), None),
@@ -299,7 +299,7 @@ async fn connect(passage: &Rc<Passage>) -> Result<Passed, Failure> {
     passage.until.set(clearance.permit().until());
     let upstream = clearance.permit().upstream();
     passage.idle.set(upstream.deadlines.idle);
-    clearance.still_stands(worker.clock().now())?;
+    clearance.still_stands(&worker.gate().live, worker.clock().now())?;
     let hop = Hop { upstream, destination: clearance.destination(), generation: 0, workload: None, upgrade: false };
     let mut facts = Facts::default();
     let span = worker.ids().borrow_mut().span();

@@ -1,0 +1,164 @@
+//! `Live`: what is revoked now, read by every judgement and every attempt, and the news of a change.
+//!
+//! A change is published first, so the next judgement sees it. Those who hold passages (the workers) follow: each is told, ends what the
+//! change takes away, and says so. [`Live::settled`] waits for all of them: from then on no request judged before the change can still
+//! be sent, because a worker checks and sends in one step.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+
+use arc_swap::{ArcSwap, Guard};
+use tokio::sync::{Notify, watch};
+
+use super::blocks::Blocks;
+
+/// What is revoked now. One per process.
+pub struct Live {
+    blocks: ArcSwap<Blocks>,
+    /// One change at a time.
+    changing: Mutex<()>,
+    news: watch::Sender<u64>,
+    followers: Mutex<Vec<Weak<AtomicU64>>>,
+    followed: Arc<Notify>,
+}
+
+impl Default for Live {
+    fn default() -> Self {
+        Self::new(Blocks::default())
+    }
+}
+
+impl Live {
+    /// Starts with these blocks.
+    #[must_use]
+    pub fn new(blocks: Blocks) -> Self {
+        Self {
+            blocks: ArcSwap::from_pointee(blocks),
+            changing: Mutex::default(),
+            news: watch::Sender::new(0),
+            followers: Mutex::default(),
+            followed: Arc::default(),
+        }
+    }
+
+    /// What is revoked now; takes no lock.
+    #[must_use]
+    pub fn blocks(&self) -> Guard<Arc<Blocks>> {
+        self.blocks.load()
+    }
+
+    /// Changes the blocks and publishes them. The number of this news, for [`Live::settled`]; `None` when `change` says that nothing
+    /// changed.
+    pub fn change(&self, change: impl FnOnce(&mut Blocks) -> bool) -> Option<u64> {
+        let one = hold(&self.changing);
+        let mut next = Blocks::clone(&self.blocks.load());
+        if !change(&mut next) {
+            return None;
+        }
+        self.blocks.store(Arc::new(next));
+        let number = self.tell();
+        drop(one);
+        Some(number)
+    }
+
+    /// Tells the followers that something changed.
+    fn tell(&self) -> u64 {
+        let mut number = 0;
+        self.news.send_modify(|news| {
+            *news += 1;
+            number = *news;
+        });
+        number
+    }
+
+    /// Follows the news from here on.
+    #[must_use]
+    pub fn follow(&self) -> Follower {
+        let receiver = self.news.subscribe();
+        let seen = Arc::new(AtomicU64::new(*receiver.borrow()));
+        let mut followers = hold(&self.followers);
+        followers.retain(|known| known.strong_count() > 0);
+        followers.push(Arc::downgrade(&seen));
+        Follower { receiver, seen, followed: Arc::clone(&self.followed) }
+    }
+
+    /// Waits until every follower has dealt with this news; bounded by the caller.
+    pub async fn settled(&self, number: u64) {
+        loop {
+            // Registered before looking, so that what happens in between wakes us.
+            let next = self.followed.notified();
+            let lagging = hold(&self.followers).iter().filter_map(Weak::upgrade).any(|seen| seen.load(Ordering::Acquire) < number);
+            if !lagging {
+                return;
+            }
+            next.await;
+        }
+    }
+}
+
+/// One who holds passages and ends them when the news says so.
+pub struct Follower {
+    receiver: watch::Receiver<u64>,
+    seen: Arc<AtomicU64>,
+    followed: Arc<Notify>,
+}
+
+impl Follower {
+    /// The next news; `None` when there will be none any more.
+    pub async fn changed(&mut self) -> Option<u64> {
+        self.receiver.changed().await.ok()?;
+        Some(*self.receiver.borrow_and_update())
+    }
+
+    /// Everything up to this news is dealt with.
+    pub fn done(&self, number: u64) {
+        self.seen.store(number, Ordering::Release);
+        self.followed.notify_waiters();
+    }
+}
+
+impl Drop for Follower {
+    fn drop(&mut self) {
+        // Who is gone holds nothing any more: nobody waits for it.
+        self.seen.store(u64::MAX, Ordering::Release);
+        self.followed.notify_waiters();
+    }
+}
+
+/// A poisoned lock guards plain values that are whole at every point where a panic could strike.
+fn hold<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::task::Poll;
+
+    use futures_util::poll;
+
+    use super::*;
+    use crate::clock::Timestamp;
+    use crate::live::{Block, Target};
+
+    fn kill(live: &Live) -> Option<u64> {
+        let block = Block { target: Target::Everything, reason: "drill".into(), by: "test".into(), since: Timestamp::UNIX_EPOCH };
+        live.change(|blocks| blocks.add(block))
+    }
+
+    #[tokio::test]
+    async fn a_change_is_settled_when_every_follower_has_dealt_with_it() {
+        let live = Live::default();
+        let (mut one, two) = (live.follow(), live.follow());
+        let number = kill(&live).unwrap();
+        assert!(!live.blocks().is_empty(), "published before anybody was told");
+        assert_eq!(kill(&live), None, "nothing changed");
+        let mut settled = std::pin::pin!(live.settled(number));
+        assert!(poll!(settled.as_mut()).is_pending());
+        assert_eq!(one.changed().await, Some(number));
+        one.done(number);
+        assert!(poll!(settled.as_mut()).is_pending());
+        drop(two);
+        assert_eq!(poll!(settled.as_mut()), Poll::Ready(()));
+        live.settled(number).await;
+    }
+}
