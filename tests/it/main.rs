@@ -24,6 +24,7 @@ mod drain;
 mod harness;
 mod harness_story;
 mod hostile;
+mod idle;
 mod misdirection;
 mod protocols;
 mod records;
