@@ -59,3 +59,45 @@ fn the_readme_lists_every_command() {
         assert!(readme.contains(&format!("exeat {name}")), "README.md does not name `exeat {name}`");
     }
 }
+
+/// Every Rust file below a folder, as one text.
+fn code(folder: &Path, all: &mut String) {
+    for entry in std::fs::read_dir(folder).expect("a folder") {
+        let path = entry.expect("an entry").path();
+        if path.is_dir() {
+            code(&path, all);
+        } else if path.extension().is_some_and(|ending| ending == "rs") {
+            all.push_str(&std::fs::read_to_string(&path).expect("text"));
+        }
+    }
+}
+
+#[test]
+fn every_test_that_a_page_names_exists() {
+    let mut all = String::new();
+    for folder in ["src", "tests"] {
+        code(&root(folder), &mut all);
+    }
+    let mut named = 0;
+    for page in std::fs::read_dir(root("docs")).expect("the pages") {
+        let page = page.expect("an entry").path();
+        let text = std::fs::read_to_string(&page).expect("text");
+        let mut shows = false;
+        for line in text.lines() {
+            if !line.starts_with('|') {
+                shows = false;
+                continue;
+            }
+            let last = line.trim_end().trim_end_matches('|').rsplit('|').next().unwrap_or_default().trim();
+            shows |= last == "shown by";
+            for name in last.split('`').skip(1).step_by(2).filter(|name| shows && !name.contains(['/', ':', '.'])) {
+                let known = all.contains(&format!("fn {name}("));
+                // A room's name stands for the tests of that room.
+                let is_room = root("src").join(name).is_dir() || root("src").join(format!("{name}.rs")).is_file();
+                assert!(known || is_room, "{} names `{name}`, which is no test", page.display());
+                named += usize::from(known);
+            }
+        }
+    }
+    assert!(named > 50, "only {named} tests are named");
+}
