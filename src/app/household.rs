@@ -3,10 +3,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use http::StatusCode;
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
 
-use crate::admin::{Admin, Health};
+use crate::admin::{Health, Reply, Route};
 use crate::audit::{Event, GrantChange, Ledger};
 use crate::clock::Clock;
 use crate::config::Config;
@@ -139,13 +140,14 @@ fn upstream_standing(upstream: &crate::catalogue::Upstream, now: crate::clock::T
     json!({ "name": &*upstream.name, "owner": &*upstream.owner, "stage": stage, "intercept": upstream.intercept })
 }
 
-/// The admin server's answers.
-pub(super) fn admin(standing: Standing, reload: mpsc::Sender<()>) -> Admin {
-    let standing = Arc::new(standing);
-    Admin {
-        status: Arc::new(move || standing.document()),
-        reload: Arc::new(move || {
+/// What the admin server can be asked about the household itself.
+pub(super) fn routes(standing: Standing, reload: mpsc::Sender<()>) -> Vec<Route> {
+    vec![
+        Route::show("/v1/status", move |_| Reply::ok(standing.document())),
+        Route::change("/v1/reload", move |_| {
             let _full_is_asked_already = reload.try_send(());
+            let asked = json!({ "reload": "asked", "next_step": "GET /v1/status tells how it ended" });
+            std::future::ready(Reply { status: StatusCode::ACCEPTED, body: asked })
         }),
-    }
+    ]
 }

@@ -18,7 +18,7 @@ use super::drain::{self, DrainThenStop};
 use super::household::{self, Standing};
 use super::{keys, policies, records};
 use crate::address::{OwnListeners, Resolver};
-use crate::admin::{self, Door, Guard, Health};
+use crate::admin::{self, Admin, Door, Guard, Health};
 use crate::audit::{Event, Ledger};
 use crate::clock::{Clock, SystemClock};
 use crate::config::{self, AdminGuard, Loaded};
@@ -222,7 +222,8 @@ pub fn start(path: &Path, signals: Signals) -> Result<Running, Failed> {
             health: Arc::clone(&health),
             listeners: config.listeners.iter().map(|listener| (Arc::clone(&listener.name), listener.address.to_string())).collect(),
         };
-        household.spawn(admin::serve(socket, Door::Admin(household::admin(standing, ask)), guard));
+        let routes = household::routes(standing, ask);
+        household.spawn(admin::serve(socket, Door::Admin(Admin::new(routes)), guard));
     }
     let (wish, wished) = watch::channel(false);
     let stop = DrainThenStop {

@@ -93,10 +93,23 @@ pub(super) struct CheckArgs {
     pub(super) strict: bool,
 }
 
+/// Where the running exeat is asked.
+#[derive(Debug, clap::Args)]
+pub(super) struct AdminArg {
+    #[command(flatten)]
+    pub(super) config: ConfigArg,
+    /// The admin server, without reading the configuration: `unix:///run/exeat/admin.sock` or `127.0.0.1:PORT`.
+    #[arg(long, value_name = "ADDRESS", env = "EXEAT_ADMIN")]
+    pub(super) admin: Option<String>,
+    /// The file with the admin token, where the admin server is on TCP.
+    #[arg(long, value_name = "FILE", requires = "admin")]
+    pub(super) token_file: Option<PathBuf>,
+}
+
 #[derive(Debug, clap::Args)]
 pub(super) struct StatusArgs {
     #[command(flatten)]
-    pub(super) config: ConfigArg,
+    pub(super) ask: AdminArg,
     /// As JSON.
     #[arg(long)]
     pub(super) json: bool,
