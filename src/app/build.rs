@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use rustc_hash::FxHashMap;
 
-use crate::catalogue::{Catalogue, Placement, Profile, Protocol, Roots, Stage, StripOptions, TlsProfile, Upstream, UpstreamIndex};
+use crate::catalogue::{Catalogue, Protocol, Roots, Stage, StripOptions, TlsProfile, Upstream, UpstreamIndex};
 use crate::clock::Clock;
 use crate::config::{Config, Loaded};
 use crate::config::{CredentialKind, CredentialSpec, LocalJwt, SigningAlgorithm, Unlisted};
@@ -74,7 +74,11 @@ impl Builder {
             Err(why) => (PolicySet::default(), Some(why)),
         };
         let unlisted = unlisted(&loaded.config, &loaded.catalogue);
-        let rules = |upstream| strip_rules(upstream, &loaded.profiles).map_err(|wrong| vec![*wrong]);
+        let rules = |upstream: &Arc<Upstream>| {
+            let wrong =
+                |error: strip::BadRule| vec![Diagnostic::file_error(format!("upstream `{}`", upstream.name), format!("strip: {error}"))];
+            strip::Rules::of(upstream, &loaded.profiles).map_err(wrong)
+        };
         let strip = loaded.catalogue.all().iter().chain(&unlisted).map(rules).collect::<Result<Vec<_>, Vec<_>>>()?;
         let identities = identities(&loaded.config);
         let definitions = self.definitions(&loaded.config.credentials)?;
@@ -153,23 +157,6 @@ enum Prepared {
     Given(KeyRing),
     /// What shapes it, and where the vendor's key is.
     Secret(String, providers::SecretSource),
-}
-
-/// What the file says, and every slot in which this upstream takes a credential: whatever the application puts there is one, although
-/// neither the slot's name nor the value's shape may say so, and although the rule of this request grants another or none.
-fn strip_rules(upstream: &Arc<Upstream>, profiles: &[Arc<Profile>]) -> Result<strip::Rules, Box<Diagnostic>> {
-    let wrong =
-        |error: strip::BadRule| Box::new(Diagnostic::file_error(format!("upstream `{}`", upstream.name), format!("strip: {error}")));
-    let bound = profiles.iter().filter(|profile| upstream.credentials.contains(&profile.name));
-    let slots = bound.filter_map(|profile| match &profile.placement {
-        Placement::Header(name) => Some(name.as_str().to_owned()),
-        Placement::Query(name) => Some(format!("query:{name}")),
-        Placement::Bearer | Placement::Basic { .. } => None,
-    });
-    let mut options = upstream.strip.clone();
-    let slots: Vec<String> = slots.filter(|slot| !options.keep.contains(slot)).collect();
-    options.also.extend(slots);
-    strip::Rules::new(&options).map_err(wrong)
 }
 
 fn read_key(path: &Path) -> Result<Secret, String> {

@@ -32,6 +32,9 @@ enum Command {
     Jwks(ConfigArg),
     /// Print the interception CA's certificate (PEM), for the trust stores of clients.
     Ca(CaArgs),
+    /// Ask policy: test it, explain a decision, see who can do what and what a change changes.
+    #[command(subcommand)]
+    Policy(super::policy::PolicyCommand),
     /// Audit log.
     #[command(subcommand)]
     Audit(AuditCommand),
@@ -188,6 +191,7 @@ pub fn main() -> ExitCode {
         Command::Status(status) => super::status::status(&status),
         Command::Jwks(config) => super::jwks::jwks(&config),
         Command::Ca(ca) => super::ca::ca(&ca),
+        Command::Policy(command) => super::policy::run(&command),
         Command::Audit(AuditCommand::Verify(verify)) => super::audit::verify(&verify),
         Command::Schema { of } => super::schema::schema(of),
         Command::Completions { shell } => super::completions::completions(shell),

@@ -10,6 +10,7 @@ mod completions;
 mod harden;
 mod jwks;
 mod place;
+mod policy;
 mod run;
 mod schema;
 mod status;
