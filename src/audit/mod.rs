@@ -10,7 +10,9 @@ mod chain;
 mod event;
 mod json;
 mod ledger;
+mod read;
 mod record;
+mod recorded;
 mod seal;
 mod sink;
 mod sinks;
@@ -20,11 +22,15 @@ mod writer;
 pub use access::{Access, Attempt, Outcome, TraceIds};
 pub use event::{Event, GrantChange};
 pub use ledger::{Ledger, Options, Slot, Standing};
+pub use read::Reader;
+pub use recorded::{Entry, Line, Recorded, RecordedCredential, RecordedEvent, RecordedPeer, RecordedWouldBe, shown};
 pub use sink::{AuditSink, Orphan, SinkError, Tail};
 pub use sinks::{FileOptions, FileSink, StdoutSink};
 pub use verify::{BadLine, Report, verify};
 
 #[cfg(test)]
 pub(crate) mod samples;
+#[cfg(test)]
+mod reading;
 #[cfg(test)]
 mod tests;
