@@ -13,6 +13,7 @@ use tokio::sync::{Notify, watch};
 use super::blocks::Blocks;
 
 /// What is revoked now. One per process.
+#[derive(Debug)]
 pub struct Live {
     blocks: ArcSwap<Blocks>,
     /// One change at a time.

@@ -14,6 +14,7 @@ use crate::capture::{self, Destination, HeadLimits, Peer};
 use crate::catalogue::{Stage, Upstream, parse_origin};
 use crate::clock::{Clock, Timestamp};
 use crate::identity::{Attestation, SpiffeId, Workload};
+use crate::live::Live;
 use crate::policy::decision::Decision;
 use crate::policy::document::OneOrMore;
 use crate::policy::explain::Explanation;
@@ -36,6 +37,8 @@ pub struct Question {
     peer: Peer,
     tunnel: bool,
     strip: strip::Rules,
+    /// Nothing is revoked where files alone are asked.
+    live: Live,
     /// When it is asked.
     pub at: Timestamp,
 }
@@ -82,7 +85,7 @@ impl Question {
         };
         let destination = destination?;
         let parts = parts(&written, &destination, tunnel, place, report)?;
-        Some(Self { workload: workload?, upstream, destination, parts, peer: peer?, tunnel, strip, at: at? })
+        Some(Self { workload: workload?, upstream, destination, parts, peer: peer?, tunnel, strip, live: Live::default(), at: at? })
     }
 
     /// The same question to rules in force: whatever the stage of the upstream, the rules are what is asked about.
@@ -125,7 +128,7 @@ impl Question {
     /// # Errors
     /// What is refused before policy is asked: `malformed`, `unsupported`, `head_too_large`.
     pub fn decide(&self, set: &PolicySet) -> Result<Decision, Refusal> {
-        self.with(|request, stripped| set.decide(request, stripped, self.at))
+        self.with(|request, stripped| set.decide(request, stripped, &self.live, self.at))
     }
 
     /// Decides, explains and counts.
@@ -134,7 +137,7 @@ impl Question {
     /// As [`Question::decide`].
     pub fn answer(&self, set: &PolicySet) -> Result<Answer, Refusal> {
         self.with(|request, stripped| Answer {
-            decision: set.decide(request, stripped, self.at),
+            decision: set.decide(request, stripped, &self.live, self.at),
             explanation: set.explain(request, stripped, self.at),
             cost: set.cost_of(request),
         })
@@ -147,7 +150,7 @@ impl Question {
     pub fn timed(&self, set: &PolicySet, clock: &dyn Clock) -> Result<Duration, Refusal> {
         self.with(|request, stripped| {
             let began = clock.instant();
-            let decision = set.decide(request, stripped, self.at);
+            let decision = set.decide(request, stripped, &self.live, self.at);
             let took = clock.instant().saturating_duration_since(began);
             drop(decision);
             took
