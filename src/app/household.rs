@@ -15,7 +15,7 @@ use crate::control::Reload;
 use crate::credentials::providers::KeyRings;
 use crate::credentials::{GrantEvent, Happening};
 use crate::snapshot::Current;
-use crate::telemetry::Metrics;
+use crate::telemetry::{Edge, Metrics};
 
 /// Signing keys are looked after this often; a rotation has minutes to spare.
 const TEND_KEYS: Duration = Duration::from_secs(30);
@@ -85,6 +85,7 @@ pub(super) struct Standing {
     pub(super) reload: Arc<Reload>,
     pub(super) ledger: Ledger,
     pub(super) health: Arc<Health>,
+    pub(super) metrics: Metrics,
     pub(super) listeners: Vec<(Arc<str>, String)>,
 }
 
@@ -140,10 +141,17 @@ fn upstream_standing(upstream: &crate::catalogue::Upstream, now: crate::clock::T
     json!({ "name": &*upstream.name, "owner": &*upstream.owner, "stage": stage, "intercept": upstream.intercept })
 }
 
+fn edge(edge: &Edge) -> Value {
+    let (passages, failed) = edge.counts();
+    json!({ "workload": &*edge.workload, "upstream": &*edge.upstream, "passages": passages, "failed": failed })
+}
+
 /// What the admin server can be asked about the household itself.
 pub(super) fn routes(standing: Standing, reload: mpsc::Sender<()>) -> Vec<Route> {
+    let metrics = standing.metrics.clone();
     vec![
         Route::show("/v1/status", move |_| Reply::ok(standing.document())),
+        Route::show("/v1/edges", move |_| Reply::ok(json!({ "edges": metrics.edges().iter().map(edge).collect::<Vec<_>>() }))),
         Route::change("/v1/reload", move |_| {
             let _full_is_asked_already = reload.try_send(());
             let asked = json!({ "reload": "asked", "next_step": "GET /v1/status tells how it ended" });

@@ -220,6 +220,7 @@ pub fn start(path: &Path, signals: Signals) -> Result<Running, Failed> {
             reload,
             ledger: ledger.clone(),
             health: Arc::clone(&health),
+            metrics: metrics.clone(),
             listeners: config.listeners.iter().map(|listener| (Arc::clone(&listener.name), listener.address.to_string())).collect(),
         };
         let routes = household::routes(standing, ask);

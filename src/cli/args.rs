@@ -28,6 +28,8 @@ enum Command {
     Check(CheckArgs),
     /// Ask a running exeat how it is.
     Status(StatusArgs),
+    /// Who talked to whom since the start: workloads, upstreams, passages.
+    Edges(StatusArgs),
     /// Print the public keys that upstreams verify tokens with (JWKS, RFC 7517).
     Jwks(ConfigArg),
     /// Print the interception CA's certificate (PEM), for the trust stores of clients.
@@ -189,6 +191,7 @@ pub fn main() -> ExitCode {
         Command::Run(run) => super::run::run(&run),
         Command::Check(check) => super::check::check(&check),
         Command::Status(status) => super::status::status(&status),
+        Command::Edges(edges) => super::edges::edges(&edges),
         Command::Jwks(config) => super::jwks::jwks(&config),
         Command::Ca(ca) => super::ca::ca(&ca),
         Command::Policy(command) => super::policy::run(&command),

@@ -7,6 +7,7 @@ mod audit;
 mod ca;
 mod check;
 mod completions;
+mod edges;
 mod harden;
 mod jwks;
 mod place;

@@ -1,5 +1,6 @@
-//! Metrics in the `OpenMetrics` text format. Every label set is bounded: names of the catalogue, listeners and credentials, stable words,
-//! and for the graph at most [`PAIRS`] pairs. No path, no id, no address is a label.
+//! Metrics in the `OpenMetrics` text format. Every label set is bounded: names of the catalogue, listeners and credentials, and stable
+//! words. No path, no workload, no address is a label: whoever reaches the status server may read them. Who talks to whom is counted
+//! beside them ([`Edge`]) and shown by the admin server alone.
 //!
 //! | series | labels |
 //! |---|---|
@@ -10,7 +11,6 @@
 //! | `exeat_credentials_found_total` | `upstream`, `kind`, `kept` |
 //! | `exeat_grants_total` | `credential`, `change` |
 //! | `exeat_edge_refusals_total` | `listener` |
-//! | `traces_service_graph_request_total`, `.._failed_total` | `client`, `server`, `connection_type` |
 //! | `exeat_config_last_reload_successful`, `.._success_timestamp_seconds`, `exeat_config_revision` | |
 //! | `exeat_connections`, `exeat_passages` | |
 //! | `exeat_audit_*`, `exeat_spans_*`, `exeat_ready` | |
@@ -37,7 +37,7 @@ use crate::audit::{GrantChange, Ledger};
 /// Buckets of OpenTelemetry's `http.*.request.duration`, in seconds.
 const BUCKETS: [f64; 14] = [0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0];
 
-/// Pairs of workload and upstream in the service graph; further workloads count as `other`.
+/// Pairs of workload and upstream that are counted apart; further workloads count as `other`.
 pub(super) const PAIRS: usize = 1_000;
 
 pub(super) type Words = Vec<(&'static str, Arc<str>)>;
@@ -45,6 +45,27 @@ type Times = Family<Words, Histogram, fn() -> Histogram>;
 
 fn times() -> Histogram {
     Histogram::new(BUCKETS)
+}
+
+/// One line of the service graph: what passed between one workload and one upstream.
+#[derive(Debug, Clone)]
+pub struct Edge {
+    /// The workload's SPIFFE ID; `other` beyond the bound.
+    pub workload: Arc<str>,
+    /// The upstream's name.
+    pub upstream: Arc<str>,
+    /// Passages.
+    pub(super) all: Counter,
+    /// Those that were refused or failed.
+    pub(super) failed: Counter,
+}
+
+impl Edge {
+    /// Passages, and those among them that were refused or failed.
+    #[must_use]
+    pub fn counts(&self) -> (u64, u64) {
+        (self.all.get(), self.failed.get())
+    }
 }
 
 /// Handle to all series; cheap to clone.
@@ -59,8 +80,7 @@ pub(super) struct Series {
     pub(super) request_bytes: Family<Words, Counter>,
     pub(super) response_bytes: Family<Words, Counter>,
     pub(super) found: Family<Words, Counter>,
-    pub(super) graph: Family<Words, Counter>,
-    pub(super) graph_failed: Family<Words, Counter>,
+    edges: Mutex<Vec<Edge>>,
     grants: Family<Words, Counter>,
     edge: Family<Words, Counter>,
     reload_ok: Gauge,
@@ -82,8 +102,7 @@ impl Series {
             request_bytes: Family::default(),
             response_bytes: Family::default(),
             found: Family::default(),
-            graph: Family::default(),
-            graph_failed: Family::default(),
+            edges: Mutex::default(),
             grants: Family::default(),
             edge: Family::default(),
             reload_ok: Gauge::default(),
@@ -103,8 +122,6 @@ impl Series {
         r.register("exeat_credentials_found", "Static credentials met on the way", series.found.clone());
         r.register("exeat_grants", "Changes of grants", series.grants.clone());
         r.register("exeat_edge_refusals", "Bytes refused before they were a request", series.edge.clone());
-        r.register("traces_service_graph_request", "Passages between a workload and an upstream", series.graph.clone());
-        r.register("traces_service_graph_request_failed", "Those that were refused or failed", series.graph_failed.clone());
         r.register("exeat_config_last_reload_successful", "1 when the last reload was taken", series.reload_ok.clone());
         r.register("exeat_config_last_reload_success_timestamp_seconds", "When a configuration was last taken", series.reload_time.clone());
         r.register("exeat_config_revision", "Snapshot revision that judges requests", series.revision.clone());
@@ -177,6 +194,21 @@ impl Metrics {
     /// A configuration was refused; the old one judges on.
     pub fn reload_failed(&self) {
         self.0.reload_ok.set(0);
+    }
+
+    /// Begins to count between a workload and an upstream.
+    pub(super) fn edge_between(&self, workload: &str, upstream: &str) -> Edge {
+        let edge = Edge { workload: workload.into(), upstream: upstream.into(), all: Counter::default(), failed: Counter::default() };
+        self.0.edges.lock().unwrap_or_else(PoisonError::into_inner).push(edge.clone());
+        edge
+    }
+
+    /// Who talked to whom since the start, sorted by upstream and workload.
+    #[must_use]
+    pub fn edges(&self) -> Vec<Edge> {
+        let mut edges = self.0.edges.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        edges.sort_by(|a, b| (&a.upstream, &a.workload).cmp(&(&b.upstream, &b.workload)));
+        edges
     }
 
     /// Whether requests are judged.

@@ -18,7 +18,7 @@ mod tree;
 
 pub use export::{Exporter, Post};
 pub use init::{Collector, Protocol, Settings, SettingsError};
-pub use metrics::Metrics;
+pub use metrics::{Edge, Metrics};
 pub use observer::Observer;
 pub use spans::{Recorder, SpanCounts, Spans};
 pub use tree::{Seen, decode, tree};

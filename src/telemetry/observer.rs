@@ -8,7 +8,7 @@ use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::histogram::Histogram;
 use rustc_hash::FxHashMap;
 
-use super::metrics::{Metrics, PAIRS, Words};
+use super::metrics::{Edge, Metrics, PAIRS, Words};
 use super::spans::{Recorder, method};
 use crate::audit::{Access, Outcome};
 
@@ -27,7 +27,7 @@ struct PerUpstream {
     server: FxHashMap<Answer, Histogram>,
     client: FxHashMap<Answer, Histogram>,
     found: FxHashMap<(&'static str, bool), Counter>,
-    graph: FxHashMap<Arc<str>, (Counter, Counter)>,
+    edges: FxHashMap<Arc<str>, Edge>,
     request_bytes: Counter,
     response_bytes: Counter,
 }
@@ -92,7 +92,7 @@ impl PerUpstream {
             server: FxHashMap::default(),
             client: FxHashMap::default(),
             found: FxHashMap::default(),
-            graph: FxHashMap::default(),
+            edges: FxHashMap::default(),
             request_bytes: metrics.series().request_bytes.get_or_create_owned(&labels),
             response_bytes: metrics.series().response_bytes.get_or_create_owned(&labels),
         }
@@ -124,20 +124,17 @@ impl PerUpstream {
         kept.entry(answer).or_insert_with(|| family.get_or_create_owned(&labels())).observe(took.as_secs_f64());
     }
 
-    /// The service graph as Grafana reads it. Workloads beyond the bound share one name.
-    fn linked(&mut self, metrics: &Metrics, server: &str, workload: &str, failed: bool, pairs: &mut usize) {
-        let client = if self.graph.contains_key(workload) || *pairs < PAIRS { workload } else { "other" };
-        if !self.graph.contains_key(client) {
-            let labels = vec![label("client", client), label("server", server), label("connection_type", "")];
-            let series = metrics.series();
-            let counters = (series.graph.get_or_create_owned(&labels), series.graph_failed.get_or_create_owned(&labels));
-            self.graph.insert(client.into(), counters);
+    /// Who talks to whom. Workloads beyond the bound share one name.
+    fn linked(&mut self, metrics: &Metrics, upstream: &str, workload: &str, failed: bool, pairs: &mut usize) {
+        let workload = if self.edges.contains_key(workload) || *pairs < PAIRS { workload } else { "other" };
+        if !self.edges.contains_key(workload) {
+            self.edges.insert(workload.into(), metrics.edge_between(workload, upstream));
             *pairs += 1;
         }
-        if let Some((all, bad)) = self.graph.get(client) {
-            all.inc();
+        if let Some(edge) = self.edges.get(workload) {
+            edge.all.inc();
             if failed {
-                bad.inc();
+                edge.failed.inc();
             }
         }
     }
