@@ -7,6 +7,7 @@
 
 mod access;
 mod chain;
+mod circumstances;
 mod event;
 mod json;
 mod ledger;
@@ -20,6 +21,7 @@ mod verify;
 mod writer;
 
 pub use access::{Access, Attempt, Outcome, TraceIds};
+pub use circumstances::PerCircumstances;
 pub use event::{Event, GrantChange};
 pub use ledger::{Ledger, Options, Slot, Standing};
 pub use read::Reader;

@@ -1,4 +1,5 @@
 //! The lines: one JSON object each, written straight from the values, in a fixed order of fields. Absent means "there was none".
+//! An `access` line begins with what its passage has in common with others (`circumstances`), then come `seq`, `prev` and what is its own.
 //!
 //! | field | of | meaning |
 //! |---|---|---|
@@ -103,27 +104,35 @@ impl Scribe {
         out.extend_from_slice(&fraction);
     }
 
-    /// A finished passage.
-    pub(super) fn access(&mut self, out: &mut Vec<u8>, access: &Access) {
-        self.begin(out, "access", access.time);
-        asked(out, access);
+    /// What a finished passage has in common with others: the beginning of its line. Whatever is written here must be told apart by
+    /// `circumstances`, since the text is kept.
+    pub(super) fn circumstances(&mut self, out: &mut Vec<u8>, access: &Access) {
+        out.extend_from_slice(b"{\"kind\":\"access\"");
+        standing(out, access);
         put!(out, "outcome", word access.outcome.name());
         put!(out, "decision", word access.decision());
         if let Outcome::Refused(code) = access.outcome {
             put!(out, "code", word code.name());
-        }
-        if !access.detail.is_empty() {
-            put!(out, "detail", text & access.detail);
-        }
-        judged(out, access);
-        if let Some(would) = &access.would_be {
-            would_be(out, would);
         }
         if !access.findings.is_empty() {
             list(out, b",\"findings\":[", &access.findings, finding);
         }
         if let Some(credential) = &access.credential {
             self.credential(out, credential, access.cached);
+        }
+    }
+
+    /// What is a finished passage's own.
+    pub(super) fn access(&mut self, out: &mut Vec<u8>, access: &Access) {
+        out.extend_from_slice(b",\"time\":\"");
+        self.time(out, access.time);
+        out.push(b'"');
+        asked(out, access);
+        if !access.detail.is_empty() {
+            put!(out, "detail", text & access.detail);
+        }
+        if let Some(would) = &access.would_be {
+            would_be(out, would);
         }
         if let Some(status) = access.status {
             put!(out, "status", number status.as_u16());
@@ -132,10 +141,10 @@ impl Scribe {
         put!(out, "response_bytes", number access.response_bytes);
         out.extend_from_slice(b",\"durations\":");
         let object = out.len();
-        put!(out, "total", number access.took.as_micros());
-        put!(out, "decided", number access.decided.as_micros());
+        put!(out, "total", number micros(access.took));
+        put!(out, "decided", number micros(access.decided));
         if !access.obtained.is_zero() {
-            put!(out, "obtained", number access.obtained.as_micros());
+            put!(out, "obtained", number micros(access.obtained));
         }
         close_object(out, object);
         if !access.attempts.is_empty() {
@@ -271,7 +280,7 @@ impl Opened {
     pub(super) fn of(access: &Access) -> Self {
         let mut fields = Vec::with_capacity(512);
         asked(&mut fields, access);
-        judged(&mut fields, access);
+        standing(&mut fields, access);
         if let Some(credential) = &access.credential {
             Scribe::new().credential(&mut fields, credential, access.cached);
         }
@@ -300,6 +309,7 @@ pub(super) struct Missing {
     pub(super) events: u64,
 }
 
+/// What this passage was, and nobody else's.
 fn asked(out: &mut Vec<u8>, access: &Access) {
     put!(out, "id", hex access.id.to_be_bytes());
     put!(out, "trace_id", hex access.trace.trace);
@@ -307,19 +317,7 @@ fn asked(out: &mut Vec<u8>, access: &Access) {
     if let Some(parent) = access.trace.parent {
         put!(out, "parent_span_id", hex parent);
     }
-    put!(out, "listener", text & access.listener);
-    put!(out, "capture", word mode(access.mode));
     peer(out, &access.peer);
-    if let Some(by) = &access.workload {
-        workload(out, by);
-    }
-    if let Some(upstream) = &access.upstream {
-        put!(out, "upstream", text & upstream.name);
-        put!(out, "owner", text & upstream.owner);
-    }
-    if let Some(to) = &access.destination {
-        destination(out, to);
-    }
     put!(out, "version", word version(access.version));
     put!(out, "method", text access.method.as_str());
     put!(out, "path", text & access.path);
@@ -331,13 +329,31 @@ fn asked(out: &mut Vec<u8>, access: &Access) {
     }
 }
 
-fn judged(out: &mut Vec<u8>, access: &Access) {
+/// Who came from where, where it goes, and what judged it.
+fn standing(out: &mut Vec<u8>, access: &Access) {
+    put!(out, "listener", text & access.listener);
+    put!(out, "capture", word mode(access.mode));
+    if let Some(by) = &access.workload {
+        workload(out, by);
+    }
+    if let Some(upstream) = &access.upstream {
+        put!(out, "upstream", text & upstream.name);
+        put!(out, "owner", text & upstream.owner);
+    }
+    if let Some(to) = &access.destination {
+        destination(out, to);
+    }
     if let Some(by) = &access.rule {
         rule(out, by);
     }
     put!(out, "stage", word if access.observed { "observe" } else { "enforce" });
     put!(out, "revision", number access.revision);
     put!(out, "policy", text & access.policy);
+}
+
+/// Longer than any passage lasts.
+fn micros(time: std::time::Duration) -> u64 {
+    u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
 }
 
 /// A JSON array; `head` ends with its opening bracket.
@@ -462,15 +478,15 @@ fn finding(out: &mut Vec<u8>, finding: &Finding) {
 fn attempt(out: &mut Vec<u8>, attempt: &Attempt) {
     let object = out.len();
     put!(out, "span_id", hex attempt.span);
-    put!(out, "began", number attempt.began.as_micros());
-    put!(out, "ended", number attempt.ended.as_micros());
+    put!(out, "began", number micros(attempt.began));
+    put!(out, "ended", number micros(attempt.ended));
     if let Some(address) = &attempt.address {
         address_text(out, address);
     }
     put!(out, "version", word version(attempt.version));
     put!(out, "reused", flag attempt.reused);
     if let Some(connect) = attempt.connect {
-        put!(out, "connect", number connect.as_micros());
+        put!(out, "connect", number micros(connect));
     }
     if let Some(status) = attempt.status {
         put!(out, "status", number status.as_u16());

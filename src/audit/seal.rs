@@ -2,7 +2,7 @@
 //! begins behind a line that is no seal shows a crash or a cut. With a key, `mac` covers the line before it, and so, by `prev`, all
 //! lines before: who does not hold the key cannot write another chain up to a seal.
 
-use super::json::{hex_pair, put};
+use super::json::{hex, put};
 use crate::secret::FingerprintKey;
 
 /// Why a seal was set.
@@ -58,9 +58,7 @@ impl Seal<'_> {
             out.extend_from_slice(b",\"open\":[");
             for (at, id) in self.open.iter().enumerate() {
                 out.extend_from_slice(if at == 0 { b"\"" } else { b",\"" });
-                for byte in id.to_be_bytes() {
-                    out.extend_from_slice(&hex_pair(byte));
-                }
+                hex(out, id.to_be_bytes());
                 out.push(b'"');
             }
             out.push(b']');

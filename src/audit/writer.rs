@@ -14,6 +14,7 @@ use rustc_hash::FxHashSet;
 
 use super::access::Access;
 use super::chain::Head;
+use super::circumstances::PerCircumstances;
 use super::event::Event;
 use super::ledger::Counters;
 use super::record::{Edge, Missing, Opened, Scribe};
@@ -65,6 +66,7 @@ pub(super) struct Writer<O> {
     observer: O,
     head: Head,
     scribe: Scribe,
+    beginnings: PerCircumstances<Beginning>,
     buffer: Vec<u8>,
     /// Slots and extras whose lines are in the buffer.
     held: Held,
@@ -80,6 +82,22 @@ pub(super) struct Writer<O> {
 struct Held {
     slots: usize,
     extras: usize,
+}
+
+/// What `access` lines of the same circumstances begin with.
+struct Beginning {
+    text: Box<[u8]>,
+    hashed: blake3::Hasher,
+}
+
+impl Beginning {
+    fn new(scribe: &mut Scribe, access: &Access) -> Self {
+        let mut text = Vec::with_capacity(1024);
+        scribe.circumstances(&mut text, access);
+        let mut hashed = blake3::Hasher::new();
+        hashed.update(&text);
+        Self { text: text.into(), hashed }
+    }
 }
 
 /// How one look at the queue ended.
@@ -111,6 +129,7 @@ impl<O: FnMut(&Access)> Writer<O> {
             observer,
             head,
             scribe: Scribe::new(),
+            beginnings: PerCircumstances::default(),
             buffer: Vec::with_capacity(BATCH + BATCH / 4),
             held: Held::default(),
             open: FxHashSet::default(),
@@ -188,10 +207,21 @@ impl<O: FnMut(&Access)> Writer<O> {
         self.head.end(&mut self.buffer, from);
     }
 
+    /// The line of a finished passage; of what it has in common with others, text and hash are at hand.
+    fn close(&mut self, access: &Access) {
+        let Self { buffer, head, scribe, beginnings, .. } = self;
+        let beginning = beginnings.of(access, || Beginning::new(scribe, access));
+        buffer.extend_from_slice(&beginning.text);
+        let from = buffer.len();
+        head.go_on(buffer);
+        scribe.access(buffer, access);
+        head.end_behind(beginning.hashed.clone(), buffer, from);
+    }
+
     fn take(&mut self, item: Item) {
         match item {
             Item::Close(access) => {
-                self.line(|scribe, out| scribe.access(out, &access));
+                self.close(&access);
                 if !self.open.is_empty() {
                     self.open.remove(&access.id);
                 }

@@ -1,0 +1,167 @@
+//! Circumstances: what one passage has in common with others: who came through which listener, where to, by which rule, with which grant,
+//! findings and outcome. Most of a record and of a span says only that, so both are made once for all passages of the same circumstances.
+//!
+//! They are compared by address and number, and what has an address is held as long as the entry lives, so that nothing else can take
+//! it. Credentials are held by the name of their grant: nothing secret outlives its use here.
+
+use std::sync::Arc;
+
+use rustc_hash::FxHashMap;
+use smallvec::SmallVec;
+
+use super::access::Access;
+use crate::catalogue::Upstream;
+use crate::identity::Workload;
+use crate::policy::RuleRef;
+
+/// Most circumstances that are kept; a full cache begins anew.
+const MOST: usize = 256;
+
+type Words = SmallVec<[u64; 32]>;
+
+/// A value for each of the circumstances met lately.
+pub struct PerCircumstances<T>(FxHashMap<Words, Entry<T>>);
+
+struct Entry<T> {
+    value: T,
+    _alive: Alive,
+}
+
+/// Held so that no other value can take an address that stands among the words.
+struct Alive {
+    _names: SmallVec<[Arc<str>; 6]>,
+    _workload: Option<Arc<Workload>>,
+    _upstream: Option<Arc<Upstream>>,
+    _rule: Option<RuleRef>,
+}
+
+impl<T> Default for PerCircumstances<T> {
+    fn default() -> Self {
+        Self(FxHashMap::default())
+    }
+}
+
+impl<T> PerCircumstances<T> {
+    /// The value of this passage's circumstances, made when they are met for the first time. Not among them, so nothing that `make` may
+    /// look at: ids, times, the caller's address, version, method and path, `detail`, `would_be`, status, bytes, attempts, trailers,
+    /// `reflected`, `grpc` and `tunnel`.
+    pub fn of(&mut self, access: &Access, make: impl FnOnce() -> T) -> &mut T {
+        let words = words(access);
+        if self.0.len() >= MOST && !self.0.contains_key(&words) {
+            self.0.clear();
+        }
+        &mut self.0.entry(words).or_insert_with(|| Entry { value: make(), _alive: Alive::of(access) }).value
+    }
+}
+
+impl Alive {
+    fn of(access: &Access) -> Self {
+        let mut names: SmallVec<_> = [Arc::clone(&access.listener), Arc::clone(&access.policy)].into_iter().collect();
+        names.extend(access.credential.as_ref().map(|credential| Arc::clone(&credential.grant.0)));
+        names.extend(access.findings.iter().map(|finding| Arc::clone(&finding.place)));
+        Self { _names: names, _workload: access.workload.clone(), _upstream: access.upstream.clone(), _rule: access.rule.clone() }
+    }
+}
+
+fn words(access: &Access) -> Words {
+    fn shared<T: ?Sized>(value: &Arc<T>) -> u64 {
+        Arc::as_ptr(value).cast::<()>() as usize as u64
+    }
+    fn given<T: ?Sized>(value: Option<&Arc<T>>) -> u64 {
+        value.map_or(0, shared)
+    }
+    // Words of the house: equal ones have one address and one length.
+    let word = |word: &'static str| (word.as_ptr() as usize as u64).rotate_left(8) ^ word.len() as u64;
+    let rule = access.rule.as_ref();
+    let mut words = Words::new();
+    words.extend([
+        shared(&access.listener),
+        shared(&access.policy),
+        given(access.workload.as_ref()),
+        given(access.upstream.as_ref()),
+        given(access.credential.as_ref().map(|credential| &credential.grant.0)),
+        given(rule.map(|rule| &rule.id)),
+        given(rule.map(|rule| &rule.place)),
+        given(rule.map(|rule| &rule.owner)),
+        access.revision,
+        word(access.decision()),
+        word(access.outcome.name()),
+        access.outcome.code().map_or(0, |code| word(code.name())),
+        access.mode as u64 | u64::from(access.observed) << 8 | u64::from(access.cached) << 9,
+        access.findings.len() as u64,
+    ]);
+    for finding in &access.findings {
+        let kind = finding.kind as u64 | u64::from(finding.kept) << 8;
+        words.extend([shared(&finding.place), kind, u64::from_le_bytes(finding.fingerprint.bytes())]);
+    }
+    if let Some(to) = &access.destination {
+        words.push(u64::from(to.port) | (to.scheme as u64) << 16);
+        let (whole, rest) = to.host.as_str().as_bytes().as_chunks::<8>();
+        words.extend(whole.iter().map(|bytes| u64::from_le_bytes(*bytes)));
+        words.push(rest.iter().fold(rest.len() as u64, |sum, byte| sum << 8 | u64::from(*byte)));
+    }
+    words
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::super::access::{Access, Outcome};
+    use super::super::samples::{allowed, observed, refused};
+    use super::*;
+    use crate::refusal::Code;
+
+    /// The next passage of the same workload: the same values, other ids, times and results.
+    fn next(of: &Access) -> Access {
+        let mut next = allowed(of.id + 1);
+        next.listener = Arc::clone(&of.listener);
+        next.policy = Arc::clone(&of.policy);
+        (next.workload, next.upstream, next.credential, next.rule) =
+            (of.workload.clone(), of.upstream.clone(), of.credential.clone(), of.rule.clone());
+        (next.findings, next.destination) = (of.findings.clone(), of.destination.clone());
+        (next.took, next.response_bytes, next.status) = (Default::default(), 7, None);
+        next
+    }
+
+    #[test]
+    fn like_passages_share_and_every_difference_tells() {
+        let first = allowed(1);
+        assert_eq!(words(&first), words(&next(&first)));
+        let changes: [fn(&mut Access); 14] = [
+            |access| access.listener = "egress".into(),
+            |access| access.policy = "5f2c9a01".into(),
+            |access| access.workload = None,
+            |access| access.upstream = allowed(1).upstream,
+            |access| access.credential = allowed(1).credential,
+            |access| access.rule = allowed(1).rule,
+            |access| access.revision += 1,
+            |access| access.outcome = Outcome::Aborted,
+            |access| access.outcome = Outcome::Refused(Code::Denied),
+            |access| access.observed = true,
+            |access| access.cached = false,
+            |access| access.findings[0].kept = true,
+            |access| access.findings.clear(),
+            |access| access.destination.as_mut().unwrap().port += 1,
+        ];
+        for (at, change) in changes.into_iter().enumerate() {
+            let mut other = next(&first);
+            change(&mut other);
+            assert_ne!(words(&first), words(&other), "change {at}");
+        }
+    }
+
+    #[test]
+    fn values_are_made_once_and_bounded() {
+        let mut kept = PerCircumstances::default();
+        let (mut made, first) = (0, allowed(1));
+        for access in [&first, &next(&first), &refused(2, Code::Denied), &observed(3), &next(&first)] {
+            kept.of(access, || made += 1);
+        }
+        assert_eq!(made, 3);
+        for id in 0..2 * MOST {
+            kept.of(&allowed(id as u128), || ());
+            assert!(kept.0.len() <= MOST);
+        }
+    }
+}
