@@ -49,5 +49,5 @@ pub use permit::{GrantTerms, Permit, Plan};
 pub use reach::{Access, Area, Change, Kind, Side, diff, who_and_what};
 pub use request::AccessRequest;
 pub use set::PolicySet;
-pub use testcase::{Answer, Failure, Ground, Outcome, Question, RequestWritten, Suite, TestDocument, TestFile, TestResult};
+pub use testcase::{Answer, Failure, Ground, Outcome, Question, RequestWritten, Suite, TestDocument, TestFile, TestResult, run_beside};
 pub use trie::Cost;

@@ -1,16 +1,15 @@
 //! `Access`: what one rule lets through, within a question: who can do this, what can this one do.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
 
 use http::Method;
 use serde::Serialize;
 
 use super::cover::{Spot, firm, spots, terms};
-use super::region::Region;
+use super::region::{Region, without};
 use super::shape::Shape;
 use crate::action::segments;
-use crate::catalogue::{Catalogue, Stage, UpstreamIndex};
+use crate::catalogue::{Catalogue, UpstreamIndex};
 use crate::clock::Timestamp;
 use crate::identity::SpiffeId;
 use crate::policy::document::Effect;
@@ -103,8 +102,8 @@ fn of_rule(set: &PolicySet, catalogue: &Catalogue, rule: &Rule, spot: Spot, aske
         .map(|other| (other, other.regions(spot)))
         .filter(|(_, regions)| !regions.is_empty())
         .collect();
-    let denied =
-        |region: &Region| around.iter().any(|(other, regions)| firm(other, at) && regions.iter().any(|deny| deny.includes(region)));
+    let denies: Vec<&Region> = around.iter().filter(|(other, _)| firm(other, at)).flat_map(|(_, regions)| regions).collect();
+    let denied = |region: &Region| without(vec![region.clone()], denies.iter().copied()).is_empty();
     let left: Vec<Region> = regions.filter(|region| !denied(region)).collect();
     // paths by who may take them, then who by equal paths: each line is a whole product
     let mut paths: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
@@ -161,16 +160,4 @@ fn restrictions(set: &PolicySet, around: &[(&Rule, Vec<Region>)], left: &[&Regio
         }
     }
     (only, except)
-}
-
-impl Access {
-    /// The observed upstreams of a catalogue: what their rules say is only recorded.
-    #[must_use]
-    pub fn observed(catalogue: &Catalogue, at: Timestamp) -> Vec<(Arc<str>, Timestamp)> {
-        let until = |stage: Stage| match stage {
-            Stage::Observe { until } if at < until => Some(until),
-            Stage::Observe { .. } | Stage::Enforce => None,
-        };
-        catalogue.all().iter().filter_map(|upstream| Some((Arc::clone(&upstream.name), until(upstream.stage)?))).collect()
-    }
 }

@@ -6,6 +6,7 @@ use super::region::Region;
 use super::shape::Shape;
 use crate::catalogue::Catalogue;
 use crate::clock::Timestamp;
+use crate::policy::decision::RuleRef;
 use crate::policy::document::Effect;
 use crate::policy::pattern::PathPattern;
 use crate::policy::rule::Rule;
@@ -47,6 +48,11 @@ impl Rule {
 }
 
 impl PolicySet {
+    /// The names of all rules, in the order of files and rules.
+    pub fn names(&self) -> impl Iterator<Item = &RuleRef> {
+        self.rules.iter().map(|rule| &rule.name)
+    }
+
     /// A condition as written.
     pub(in crate::policy) fn when(&self, rule: &Rule) -> Option<&str> {
         rule.condition.and_then(|number| self.conditions.get(number as usize)).map(|condition| condition.text.trim())

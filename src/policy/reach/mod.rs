@@ -18,3 +18,5 @@ pub(super) use shape::Shape;
 
 #[cfg(test)]
 mod against_patterns;
+#[cfg(test)]
+mod stories;

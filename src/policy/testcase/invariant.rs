@@ -64,9 +64,11 @@ impl Invariant {
         }
         let failure = (!violations.is_empty()).then(|| Failure {
             expected: if self.only.is_empty() { "nobody".to_owned() } else { format!("only {}", self.only.join(", ")) },
-            got: match violations.len() {
-                1 => "1 other way".to_owned(),
-                more => format!("{more} other ways"),
+            got: match (violations.len(), self.only.is_empty()) {
+                (1, true) => "1 way".to_owned(),
+                (1, false) => "1 other way".to_owned(),
+                (more, true) => format!("{more} ways"),
+                (more, false) => format!("{more} other ways"),
             },
             why: violations.into_iter().take(MOST).collect(),
         });

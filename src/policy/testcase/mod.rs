@@ -18,4 +18,7 @@ pub use ground::Ground;
 pub use outcome::{Failure, Outcome, TestResult};
 pub use question::{Answer, Question};
 pub use request::RequestWritten;
-pub use suite::{Suite, TestFile};
+pub use suite::{Suite, TestFile, run_beside};
+
+#[cfg(test)]
+mod stories;

@@ -11,7 +11,7 @@ use super::request::RequestWritten;
 use super::row::{Expected, Row};
 use crate::clock::Timestamp;
 use crate::refusal::Code;
-use crate::written::{Diagnostic, Place, Report, Source, Spanned, parse_all};
+use crate::written::{Diagnostic, Place, Report, Severity, Source, Spanned, parse_all};
 
 /// A test file as it was found.
 #[derive(Debug, Clone)]
@@ -113,4 +113,18 @@ pub(super) fn known_rule(name: &str, at: Place, ground: &Ground<'_>, report: &mu
         report.unknown_name(at, "rule", name, &known);
     }
     found
+}
+
+/// Runs test files as they stand beside the rules: what fails is an error where its directory requires its tests, else a warning.
+#[must_use]
+pub fn run_beside(files: &[TestFile], ground: &Ground<'_>, trust_domain: &str) -> Vec<Diagnostic> {
+    let mut told = Vec::new();
+    for file in files {
+        let severity = if file.required { Severity::Error } else { Severity::Warning };
+        match Suite::read(&file.source, ground) {
+            Ok(suite) => told.extend(suite.run(ground, trust_domain).diagnostics(severity)),
+            Err(mistakes) => told.extend(mistakes.into_iter().map(|mistake| mistake.with_severity(severity))),
+        }
+    }
+    told
 }
