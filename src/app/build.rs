@@ -13,11 +13,11 @@ use crate::credentials::providers::{self, KeyRing, KeyRings, VendorSecret};
 use crate::credentials::{CredentialProvider, Definition, Definitions};
 use crate::identity::IdentitySource;
 use crate::jose::{Algorithm, SigningKey};
-use crate::policy::{self, PolicySet};
+use crate::policy::{self, Ground, PolicySet};
 use crate::secret::{FingerprintKey, Secret};
 use crate::snapshot::Snapshot;
 use crate::strip;
-use crate::written::Diagnostic;
+use crate::written::{Diagnostic, Severity};
 
 /// What a snapshot is built with, besides the configuration.
 pub(super) struct Builder {
@@ -44,19 +44,21 @@ impl Builder {
         self.with_policies(loaded, 0, Err(why.into()))
     }
 
-    /// The rules alone.
+    /// The rules alone, after the tests that stand beside them.
     ///
     /// # Errors
-    /// Every mistake of the policies.
+    /// Every mistake of the policies, and every required test that fails.
     pub(super) fn policies(&self, loaded: &Loaded) -> Result<PolicySet, Vec<Diagnostic>> {
         let profiles = loaded.profiles.iter().map(|profile| (Arc::clone(&profile.name), Arc::clone(profile))).collect();
-        let compiled = policy::compile(&loaded.policies, &loaded.catalogue, &profiles, &loaded.config.trust_domain, self.clock.now());
-        compiled.map(|(set, warnings)| {
-            for warning in warnings {
-                tracing::warn!("{warning}");
-            }
-            set
-        })
+        let (set, mut told) =
+            policy::compile(&loaded.policies, &loaded.catalogue, &profiles, &loaded.config.trust_domain, self.clock.now())?;
+        let ground = Ground { set: &set, catalogue: &loaded.catalogue, profiles: &loaded.profiles };
+        told.extend(policy::run_beside(&loaded.policy_tests, &ground, &loaded.config.trust_domain));
+        let (failed, warnings): (Vec<_>, Vec<_>) = told.into_iter().partition(|told| told.severity == Severity::Error);
+        for warning in warnings {
+            tracing::warn!("{warning}");
+        }
+        if failed.is_empty() { Ok(set) } else { Err(failed) }
     }
 
     /// A snapshot with rules that are compiled already, or with the reason why there are none.

@@ -150,6 +150,9 @@ pub(super) enum Schema {
     Config,
     /// Policy files.
     Policy,
+    /// Policy tests.
+    #[value(name = "policytest")]
+    PolicyTest,
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]

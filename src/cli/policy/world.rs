@@ -4,11 +4,11 @@ use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use crate::cli::args::CONFIG;
-use crate::clock::{Clock, SystemClock};
+use crate::cli::args::{CONFIG, USAGE};
+use crate::clock::{Clock, SystemClock, Timestamp};
 use crate::config::{self, Loaded};
 use crate::policy::{self, Ground, PolicySet};
-use crate::written::{Diagnostic, Report, Source};
+use crate::written::{self, Diagnostic, Report, Source, WrittenTime};
 
 /// A configuration and its rules.
 pub(super) struct World {
@@ -40,6 +40,21 @@ impl World {
     pub(super) fn ground(&self) -> Ground<'_> {
         Ground { set: &self.set, catalogue: &self.loaded.catalogue, profiles: &self.loaded.profiles }
     }
+}
+
+/// A point in time as `--at` gives it; now, where it gives none.
+pub(super) fn moment(at: Option<&str>) -> Result<Timestamp, ExitCode> {
+    let Some(text) = at else { return Ok(SystemClock.now()) };
+    let source = from_flags(&text.into());
+    let written = written::parse::<WrittenTime>(&source).map_err(|mistakes| usage(&lines(&mistakes)))?;
+    let mut report = Report::new(source);
+    written.build(&mut report).ok_or_else(|| usage(&complaints(report)))
+}
+
+/// Says what is wrong with the command line.
+pub(super) fn usage(why: &str) -> ExitCode {
+    eprintln!("exeat: {why}");
+    ExitCode::from(USAGE)
 }
 
 /// Says what is wrong with the configuration.
