@@ -25,6 +25,7 @@ mod harness;
 mod harness_story;
 mod hostile;
 mod misdirection;
+mod processes;
 mod protocols;
 mod records;
 mod refusals;
