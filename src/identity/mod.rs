@@ -7,6 +7,7 @@
 mod config;
 mod fixed;
 mod spiffe_id;
+pub mod svid;
 mod unix_peer;
 mod workload;
 

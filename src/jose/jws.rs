@@ -1,9 +1,4 @@
-//! jose: JWT signing and strict verification, JWKS, thumbprints.
-//!
-//! Enters: claims and a key. Leaves: a compact JWS (RFC 7515), or verified claims. ES256 by default, RS256 for verifiers that know nothing
-//! else. The algorithm comes from the key, never from the token (RFC 8725 section 3.1): `none`, HMAC and keys carried inside a token
-//! do not exist here. Signing holds parsed keys; verifying goes through another implementation, so the self-test at start proves
-//! that what we sign is what others read. Time is passed in.
+//! Our own keys and tokens: ES256 and RS256, signing, and strict verification of one profile.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -25,7 +20,7 @@ use crate::clock::Timestamp;
 use crate::secret::Secret;
 
 /// Largest token that is looked at, in bytes.
-const MAX_TOKEN: usize = 16 * 1024;
+pub(super) const MAX_TOKEN: usize = 16 * 1024;
 /// 9999-12-31: what is later is no date but an overflow in waiting.
 const MAX_DATE: i64 = 253_402_300_799;
 
@@ -424,18 +419,18 @@ fn check_claims(claims: &Map<String, Value>, expected: &Expected<'_>, now: Times
 
 /// A `NumericDate` as a whole number of seconds. A string or an absurd number is a fault, never "absent": that confusion is how
 /// expired tokens were once accepted (CVE-2026-25537).
-fn date(claims: &Map<String, Value>, name: &'static str) -> Result<Option<i64>, TokenFault> {
+pub(super) fn date(claims: &Map<String, Value>, name: &'static str) -> Result<Option<i64>, TokenFault> {
     match claims.get(name) {
         None => Ok(None),
         Some(value) => value.as_i64().filter(|at| (0..=MAX_DATE).contains(at)).map(Some).ok_or(TokenFault::Claim(name)),
     }
 }
 
-fn text_of<'a>(object: &'a Map<String, Value>, name: &'static str) -> Result<&'a str, TokenFault> {
+pub(super) fn text_of<'a>(object: &'a Map<String, Value>, name: &'static str) -> Result<&'a str, TokenFault> {
     object.get(name).and_then(Value::as_str).ok_or(TokenFault::Claim(name))
 }
 
-fn object(part: &str) -> Result<Map<String, Value>, TokenFault> {
+pub(super) fn object(part: &str) -> Result<Map<String, Value>, TokenFault> {
     let bytes = B64.decode(part).map_err(|_| TokenFault::Form)?;
     serde_json::from_slice::<Distinct>(&bytes).map(|distinct| distinct.0).map_err(|_| TokenFault::Form)
 }
