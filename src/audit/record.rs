@@ -409,11 +409,35 @@ fn workload(out: &mut Vec<u8>, workload: &Workload) {
     let object = out.len();
     put!(out, "id", text workload.id.as_str());
     put!(out, "attestation", word workload.attestation.name());
-    match workload.attestation {
-        Attestation::UnixPeer { uid } => put!(out, "uid", number uid),
-        Attestation::Fixed => {}
-    }
+    attestation(out, &workload.attestation);
     close_object(out, object);
+}
+
+/// What was proven, each as its configuration names it.
+fn attestation(out: &mut Vec<u8>, attestation: &Attestation) {
+    match attestation {
+        Attestation::Fixed => {}
+        Attestation::UnixPeer(claim) => {
+            if let Some(uid) = claim.uid {
+                put!(out, "uid", number uid);
+            }
+            if let Some(executable) = &claim.executable {
+                put!(out, "executable", text executable);
+            }
+            if let Some(sha256) = claim.sha256 {
+                put!(out, "sha256", shown sha256);
+            }
+            if let Some(cgroup) = &claim.cgroup {
+                put!(out, "cgroup", text cgroup);
+            }
+            if let Some(pod) = &claim.pod {
+                put!(out, "pod_uid", text pod);
+            }
+            if let Some(container) = &claim.container {
+                put!(out, "container", text container);
+            }
+        }
+    }
 }
 
 fn destination(out: &mut Vec<u8>, destination: &Destination) {

@@ -11,7 +11,7 @@ use crate::capture::{Destination, Host, Mode, Peer, Scheme};
 use crate::catalogue::{Deadlines, Placement, Profile, Protocol, Roots, Stage, StripOptions, TlsProfile, Upstream, UpstreamIndex};
 use crate::clock::{Clock as _, SystemClock, Timestamp};
 use crate::credentials::{Credential, GrantId};
-use crate::identity::{Attestation, SpiffeId, Workload};
+use crate::identity::{Attestation, SpiffeId, UnixClaim, Workload};
 use crate::policy::{Denied, GrantTerms, RuleRef, WouldBe};
 use crate::refusal::Code;
 use crate::secret::{FingerprintKey, Secret};
@@ -81,7 +81,7 @@ pub(crate) fn allowed(id: u128) -> Access {
         version: Version::HTTP_11,
         workload: Some(Arc::new(Workload {
             id: SpiffeId::parse("spiffe://prod.example/ns/billing/sa/app").unwrap(),
-            attestation: Attestation::UnixPeer { uid: 1001 },
+            attestation: Attestation::UnixPeer(UnixClaim { uid: Some(1001), ..UnixClaim::default() }),
         })),
         method: Method::POST,
         path: "/v1/entries".into(),

@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use super::destination::Destination;
+use super::process::Process;
 
 /// How a listener takes traffic in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize, schemars::JsonSchema)]
@@ -50,6 +51,8 @@ pub struct Arrival {
     pub route: Option<Arc<str>>,
     /// Who is at the other end.
     pub peer: Peer,
+    /// The process at the other end, or why it cannot be known. `None`: no identity of the listener asked when it connected.
+    pub process: Option<Result<Arc<Process>, &'static str>>,
     /// Inside a CONNECT tunnel: its target, with the scheme that the first bytes showed.
     pub tunnel: Option<Destination>,
     /// The SNI of an intercepted TLS connection, canonical.

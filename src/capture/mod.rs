@@ -4,13 +4,17 @@
 //! request, or a refusal. It never looks at credentials and never resolves a name. It fails to `malformed` and `misdirected`.
 
 mod arrival;
+mod cgroup;
 mod config;
 mod destination;
 mod head;
+mod process;
 mod target;
 
 pub use arrival::{Arrival, Mode, Peer};
+pub use cgroup::Cgroups;
 pub use config::{ListenAddress, Listener, ListenerConfig};
 pub use destination::{Destination, Host, HostError, Scheme, parse_authority};
 pub use head::{HeadLimits, check};
+pub use process::{Asks, Executable, Process, Sha256};
 pub use target::{Target, target};

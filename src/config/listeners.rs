@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::file::ListenerSpec;
 use crate::capture::{ListenAddress, Listener, ListenerConfig, Mode};
 use crate::catalogue::{Catalogue, HostPattern};
-use crate::identity::{Identity, IdentityConfig};
+use crate::identity::{BeyondTcp, Identity, IdentityConfig};
 use crate::written::{Entries, Place, Report, Spanned};
 
 /// What a `route` listener may name.
@@ -113,6 +113,17 @@ fn warn_of_uid(listener: &Listener, identities: &[Identity], at: Place, report: 
     if listener.address.is_local() {
         let message = format!("identity `{}` on TCP proves the uid only, not the process", identity.name);
         report.warning("uid-only", at, message, "a unix socket also tells the process; every program of that uid is this workload");
+        match identity.beyond_tcp {
+            BeyondTcp::Nothing => {}
+            BeyondTcp::Some => {
+                let message = format!("some workloads of identity `{}` can never be proven here: TCP tells no process", identity.name);
+                report.warning("needs-unix-socket", at, message, "listen on unix:///run/exeat/name.sock, or write them with `uid` alone");
+            }
+            BeyondTcp::All => {
+                let message = format!("no workload of identity `{}` can be proven here: TCP tells no process", identity.name);
+                report.error_hint(at, message, "listen on unix:///run/exeat/name.sock, or write workloads with `uid` alone");
+            }
+        }
     } else {
         let message = format!("identity `{}` cannot prove a caller from another host", identity.name);
         report.error_hint(at, message, "listen on 127.0.0.1, [::1] or a unix socket");

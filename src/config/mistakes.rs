@@ -888,6 +888,115 @@ fn the_identities() {
 }
 
 #[test]
+fn the_processes() {
+    let one = "workloads: [{ uid: 1001, id: \"spiffe://t.example/ns/a/sa/c\" }]";
+    let with = |fields: &str| format!("workloads: [{{ {fields}, id: \"spiffe://t.example/ns/a/sa/c\" }}]");
+    let (program, digest, both) = (
+        with("executable: /usr/bin/app"),
+        with("uid: 1, sha256: abc"),
+        with("uid: 1, executable: bin/app, sha256: abc, cgroup: /, pod_uid: web-0, container: 0123456789ab"),
+    );
+    let later = with("uid: 1, executable: /a, id: \"spiffe://t.example/x\" }, { uid: 1, executable: /a, cgroup: /b");
+    let socket = "unix:///run/l.sock";
+    let process = with("uid: 1, executable: /usr/bin/app");
+    insta::assert_snapshot!(mistakes(&[(one, &program), (one, &digest), (one, &both), (one, &later)]), @r#"
+    error: nothing says whose process this workload is
+     --> exeat.yaml:9:69
+      |
+    9 |   local: { unix_peer: { workloads: [{ executable: /usr/bin/app, id: "spiffe://t.example/ns/a/sa/c" }] } }
+      |                                                                     ^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^
+      |
+      = help: add `uid`, `cgroup`, `pod_uid` or `container`: a program alone can be run by anybody
+
+    error: a digest needs the program that it is of
+     --> exeat.yaml:9:55
+      |
+    9 |   local: { unix_peer: { workloads: [{ uid: 1, sha256: abc, id: "spiffe://t.example/ns/a/sa/c" }] } }
+      |                                                       ^^^
+      |
+      = help: add `executable: /path`
+
+    error: `bin/app` is not an absolute path
+     --> exeat.yaml:9:59
+      |
+    9 |   local: { unix_peer: { workloads: [{ uid: 1, executable: bin/app, sha256: abc, cgroup: /, pod_uid: web-0, container: 0123456789ab, i...
+      |                                                           ^^^^^^^
+      |
+      = help: write /usr/bin/name
+
+    error: `abc` is not a SHA-256 digest
+     --> exeat.yaml:9:76
+      |
+    9 |   local: { unix_peer: { workloads: [{ uid: 1, executable: bin/app, sha256: abc, cgroup: /, pod_uid: web-0, container: 0123456789ab, i...
+      |                                                                            ^^^
+      |
+      = help: 64 hexadecimal digits, as `sha256sum FILE` prints them
+
+    error: `/` is not a control group
+     --> exeat.yaml:9:89
+      |
+    9 |   local: { unix_peer: { workloads: [{ uid: 1, executable: bin/app, sha256: abc, cgroup: /, pod_uid: web-0, container: 0123456789ab, i...
+      |                                                                                         ^
+      |
+      = help: an absolute path that is not the root, as in /proc/PID/cgroup: /system.slice/app.service
+
+    error: `web-0` is not the uid of a pod
+     --> exeat.yaml:9:101
+      |
+    9 |   local: { unix_peer: { workloads: [{ uid: 1, executable: bin/app, sha256: abc, cgroup: /, pod_uid: web-0, container: 0123456789ab, i...
+      |                                                                                                     ^^^^^
+      |
+      = help: `kubectl get pod NAME -o jsonpath={.metadata.uid}` prints it
+
+    error: `0123456789ab` is not the full id of a container
+     --> exeat.yaml:9:119
+      |
+    9 |   local: { unix_peer: { workloads: [{ uid: 1, executable: bin/app, sha256: abc, cgroup: /, pod_uid: web-0, container: 0123456789ab, i...
+      |                                                                                                                       ^^^^^^^^^^^^
+      |
+      = help: 64 hexadecimal digits; a name or a short id is not unique
+
+    error: this workload is never found: one before it asks for less
+     --> exeat.yaml:9:100
+      |
+    9 |   local: { unix_peer: { workloads: [{ uid: 1, executable: /a, id: "spiffe://t.example/x" }, { uid: 1, executable: /a, cgroup: /b, id:...
+      |                                                                                                    ^
+      |
+      = help: write first those that ask for more
+    "#);
+    let some = with("uid: 1, executable: /usr/bin/app, id: \"spiffe://t.example/x\" }, { uid: 2");
+    let on_tcp = |workloads: &str| RIGHT.replace(socket, "127.0.0.1:15002").replace(one, workloads);
+    let desk = Desk::new();
+    insta::assert_snapshot!(desk.errors(on_tcp(&process)), @r#"
+    error: no workload of identity `local` can be proven here: TCP tells no process
+     --> exeat.yaml:6:22
+      |
+    6 |   ledger: { address: "127.0.0.1:15002", capture: route, upstream: ledger, identity: [local] }
+      |                      ^^^^^^^^^^^^^^^^^
+      |
+      = help: listen on unix:///run/exeat/name.sock, or write workloads with `uid` alone
+    "#);
+    let warnings = desk.load(on_tcp(&some)).map_or_else(|errors| panic!("{}", desk.shown(&errors)), |loaded| loaded.warnings);
+    insta::assert_snapshot!(desk.shown(&warnings), @r#"
+    warning[uid-only]: identity `local` on TCP proves the uid only, not the process
+     --> exeat.yaml:6:22
+      |
+    6 |   ledger: { address: "127.0.0.1:15002", capture: route, upstream: ledger, identity: [local] }
+      |                      ^^^^^^^^^^^^^^^^^
+      |
+      = help: a unix socket also tells the process; every program of that uid is this workload
+
+    warning[needs-unix-socket]: some workloads of identity `local` can never be proven here: TCP tells no process
+     --> exeat.yaml:6:22
+      |
+    6 |   ledger: { address: "127.0.0.1:15002", capture: route, upstream: ledger, identity: [local] }
+      |                      ^^^^^^^^^^^^^^^^^
+      |
+      = help: listen on unix:///run/exeat/name.sock, or write them with `uid` alone
+    "#);
+}
+
+#[test]
 fn the_upstreams() {
     let origins = "[\"https://ledger.example:8443\"]";
     insta::assert_snapshot!(mistakes(&[

@@ -13,7 +13,7 @@ use crate::capture::{self, Arrival, Destination, Host, Scheme, Target};
 use crate::catalogue::{Origin, Upstream};
 use crate::clock::Clock;
 use crate::credentials::{Broker, Credential};
-use crate::identity::{Identified, Workload};
+use crate::identity::{Caller, Identified, Workload};
 use crate::live::Live;
 use crate::policy::{AccessRequest, Decision, Plan};
 use crate::refusal::{Code, Refusal};
@@ -50,7 +50,7 @@ impl Gate {
     /// The refusal, with its internal line for the record.
     pub async fn pass(&self, snapshot: &Snapshot, arrival: &Arrival, parts: &Parts, access: &mut Access) -> Result<Clearance, Refusal> {
         let (upstream, destination) = place(snapshot, arrival, parts, access)?;
-        let workload = identify(snapshot, arrival, access)?;
+        let workload = self.identify(snapshot, arrival, parts, access)?;
         self.judge(snapshot, arrival, parts, access, Judged { upstream: &upstream, destination, workload: &workload, tunnel: false }).await
     }
 
@@ -60,7 +60,7 @@ impl Gate {
     /// The refusal, with its internal line for the record.
     pub async fn connect(&self, snapshot: &Snapshot, arrival: &Arrival, parts: &Parts, access: &mut Access) -> Result<Connect, Refusal> {
         let (upstream, destination) = place(snapshot, arrival, parts, access)?;
-        let workload = identify(snapshot, arrival, access)?;
+        let workload = self.identify(snapshot, arrival, parts, access)?;
         if upstream.intercept {
             return Ok(Connect::Intercept(upstream, destination));
         }
@@ -76,7 +76,7 @@ impl Gate {
     pub fn rejudge(&self, snapshot: &Snapshot, arrival: &Arrival, parts: &Parts, tunnel: bool) -> Result<(), Refusal> {
         ready(snapshot)?;
         let (upstream, destination) = find(snapshot, arrival, parts)?;
-        let workload = who(snapshot, arrival)?;
+        let workload = self.who(snapshot, arrival, parts)?;
         let (action, stripped) = self.read(snapshot, &upstream, parts)?;
         let request = AccessRequest {
             workload: &workload,
@@ -116,6 +116,28 @@ impl Gate {
             Some(rules) => strip::trailers(trailers, rules, &self.fingerprints),
             None => (trailers.keys().cloned().collect(), SmallVec::new()),
         }
+    }
+
+    fn identify(&self, snapshot: &Snapshot, arrival: &Arrival, parts: &Parts, access: &mut Access) -> Result<Arc<Workload>, Refusal> {
+        let workload = self.who(snapshot, arrival, parts)?;
+        access.workload = Some(Arc::clone(&workload));
+        Ok(workload)
+    }
+
+    /// Asks the listener's sources in order; the first that has a say decides.
+    fn who(&self, snapshot: &Snapshot, arrival: &Arrival, parts: &Parts) -> Result<Arc<Workload>, Refusal> {
+        let sources = snapshot.identities.get(&arrival.listener).map(AsRef::as_ref).unwrap_or_default();
+        let caller = Caller { arrival, headers: &parts.headers, now: self.clock.now() };
+        for source in sources {
+            match source.identify(&caller) {
+                Identified::Attested(workload) => return Ok(workload),
+                Identified::Rejected(why) => {
+                    return Err(Refusal::new(Code::Unauthenticated, format!("identity `{}`: {why}", source.name())));
+                }
+                Identified::NotApplicable => {}
+            }
+        }
+        Err(Refusal::new(Code::Unauthenticated, format!("no identity of listener `{}` can be proven on this connection", arrival.listener)))
     }
 
     async fn judge(
@@ -229,23 +251,4 @@ fn listed<'a>(snapshot: &'a Snapshot, scheme: Option<Scheme>, host: &Host, port:
             snapshot.catalogue.find(&destination).map(|upstream| (upstream, destination))
         }
     }
-}
-
-fn identify(snapshot: &Snapshot, arrival: &Arrival, access: &mut Access) -> Result<Arc<Workload>, Refusal> {
-    let workload = who(snapshot, arrival)?;
-    access.workload = Some(Arc::clone(&workload));
-    Ok(workload)
-}
-
-/// Asks the listener's sources in order; the first that has a say decides.
-fn who(snapshot: &Snapshot, arrival: &Arrival) -> Result<Arc<Workload>, Refusal> {
-    let sources = snapshot.identities.get(&arrival.listener).map(AsRef::as_ref).unwrap_or_default();
-    for source in sources {
-        match source.identify(&arrival.peer) {
-            Identified::Attested(workload) => return Ok(workload),
-            Identified::Rejected(why) => return Err(Refusal::new(Code::Unauthenticated, format!("identity `{}`: {why}", source.name()))),
-            Identified::NotApplicable => {}
-        }
-    }
-    Err(Refusal::new(Code::Unauthenticated, format!("no identity of listener `{}` can be proven on this connection", arrival.listener)))
 }

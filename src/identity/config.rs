@@ -8,9 +8,9 @@ use serde::de::IgnoredAny;
 
 use super::fixed::Fixed;
 use super::spiffe_id::SpiffeId;
-use super::unix_peer::UnixPeer;
+use super::unix_peer::{UnixPeer, UnixPeerConfig};
 use super::workload::IdentitySource;
-use crate::written::{Items, Report, Spanned};
+use crate::written::{Report, Spanned};
 
 /// One identity as written: exactly one kind.
 #[derive(Debug, Deserialize, JsonSchema)]
@@ -18,7 +18,7 @@ use crate::written::{Items, Report, Spanned};
 pub struct IdentityConfig {
     /// Every connection of the listener is this workload.
     fixed: Option<FixedConfig>,
-    /// The kernel names the uid at the other end.
+    /// The kernel names the process at the other end.
     unix_peer: Option<UnixPeerConfig>,
     #[schemars(skip)]
     spiffe: Option<Spanned<IgnoredAny>>,
@@ -36,24 +36,6 @@ struct FixedConfig {
     id: Spanned<String>,
 }
 
-/// Workloads by uid.
-#[derive(Debug, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-struct UnixPeerConfig {
-    /// A uid that is not listed is rejected.
-    workloads: Spanned<Items<UnixWorkload>>,
-}
-
-/// One uid and who it is.
-#[derive(Debug, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-struct UnixWorkload {
-    /// The uid that the kernel names.
-    uid: Spanned<u32>,
-    /// Its SPIFFE ID, within the trust domain.
-    id: Spanned<String>,
-}
-
 /// An identity in meaning form.
 #[derive(Clone)]
 pub struct Identity {
@@ -63,8 +45,21 @@ pub struct Identity {
     pub kind: &'static str,
     /// Makes every connection of a listener one workload, so it stands alone in a listener's list.
     pub alone: bool,
-    /// Who judges the connection.
+    /// What a connection over TCP cannot prove of it, beyond the uid: for `check`.
+    pub beyond_tcp: BeyondTcp,
+    /// Who judges the caller.
     pub source: Arc<dyn IdentitySource>,
+}
+
+/// What an identity needs that only a unix socket can prove.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum BeyondTcp {
+    /// Nothing.
+    Nothing,
+    /// Some of its workloads: those can never be proven over TCP.
+    Some,
+    /// Each of its workloads: over TCP it rejects everybody.
+    All,
 }
 
 impl std::fmt::Debug for Identity {
@@ -87,12 +82,19 @@ impl IdentityConfig {
         match (self.fixed, self.unix_peer) {
             (Some(fixed), None) => {
                 let id = workload_id(&fixed.id, trust_domain, report)?;
-                Some(Identity { name: Arc::clone(&shared), kind: "fixed", alone: true, source: Arc::new(Fixed::new(shared, id)) })
+                let source = Arc::new(Fixed::new(Arc::clone(&shared), id));
+                Some(Identity { name: shared, kind: "fixed", alone: true, beyond_tcp: BeyondTcp::Nothing, source })
             }
             (None, Some(unix)) => {
                 let workloads = unix.build(trust_domain, report)?;
+                let needs = workloads.iter().filter(|(claim, _)| claim.needs_process()).count();
+                let beyond_tcp = match needs {
+                    0 => BeyondTcp::Nothing,
+                    _ if needs < workloads.len() => BeyondTcp::Some,
+                    _ => BeyondTcp::All,
+                };
                 let source = Arc::new(UnixPeer::new(Arc::clone(&shared), workloads));
-                Some(Identity { name: shared, kind: "unix_peer", alone: false, source })
+                Some(Identity { name: shared, kind: "unix_peer", alone: false, beyond_tcp, source })
             }
             (None, None) => {
                 report.error_hint(
@@ -110,32 +112,8 @@ impl IdentityConfig {
     }
 }
 
-impl UnixPeerConfig {
-    fn build(self, trust_domain: Option<&str>, report: &mut Report) -> Option<Vec<(u32, SpiffeId)>> {
-        if self.workloads.is_empty() {
-            report.error_hint(self.workloads.at, "an identity without workloads rejects everybody", "list at least one `{ uid, id }`");
-            return None;
-        }
-        let mut built: Vec<(u32, SpiffeId)> = Vec::new();
-        let mut whole = true;
-        for workload in self.workloads.value {
-            let id = workload_id(&workload.id, trust_domain, report);
-            let uid = workload.uid.value;
-            if built.iter().any(|(known, _)| *known == uid) {
-                report.error_hint(workload.uid.at, format!("uid {uid} is listed twice"), "a uid is one workload");
-                whole = false;
-            }
-            match id {
-                Some(id) => built.push((uid, id)),
-                None => whole = false,
-            }
-        }
-        whole.then_some(built)
-    }
-}
-
 /// A SPIFFE ID within the trust domain.
-fn workload_id(written: &Spanned<String>, trust_domain: Option<&str>, report: &mut Report) -> Option<SpiffeId> {
+pub(super) fn workload_id(written: &Spanned<String>, trust_domain: Option<&str>, report: &mut Report) -> Option<SpiffeId> {
     match SpiffeId::parse(written) {
         Ok(id) if trust_domain.is_some_and(|domain| domain != id.trust_domain()) => {
             let message = format!("`{id}` is not in the trust domain `{}`", trust_domain.unwrap_or_default());

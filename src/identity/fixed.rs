@@ -3,8 +3,7 @@
 use std::sync::Arc;
 
 use super::spiffe_id::SpiffeId;
-use super::workload::{Attestation, Identified, IdentitySource, Workload};
-use crate::capture::Peer;
+use super::workload::{Attestation, Caller, Identified, IdentitySource, Workload};
 
 /// The workload is given; it is only as good as the guard before the listener (a network namespace, a socket's directory).
 #[derive(Debug)]
@@ -26,7 +25,7 @@ impl IdentitySource for Fixed {
         &self.name
     }
 
-    fn identify(&self, _peer: &Peer) -> Identified {
+    fn identify(&self, _caller: &Caller<'_>) -> Identified {
         Identified::Attested(Arc::clone(&self.workload))
     }
 }

@@ -1,7 +1,8 @@
 //! identity: WHO is asking.
 //!
-//! Enters: a connection's [`Peer`](crate::capture::Peer). Leaves: a proven [`Workload`] or a rejection with its reason. It never
-//! believes a header, a name or an environment of the caller, and a rejected proof never falls through to another source.
+//! Enters: a [`Caller`]: what a connection proves, and the fields of a request's head. Leaves: a proven [`Workload`] or a rejection with
+//! its reason. It never believes a name or an environment of the caller, of its fields only a proof that somebody else has signed, and a
+//! rejected proof never falls through to another source.
 
 mod config;
 mod fixed;
@@ -10,8 +11,8 @@ pub mod svid;
 mod unix_peer;
 mod workload;
 
-pub use config::{Identity, IdentityConfig};
+pub use config::{BeyondTcp, Identity, IdentityConfig};
 pub use fixed::Fixed;
 pub use spiffe_id::{SpiffeId, SpiffeIdError, is_path_segment, is_trust_domain};
-pub use unix_peer::UnixPeer;
-pub use workload::{Attestation, Identified, IdentitySource, Workload};
+pub use unix_peer::{UnixClaim, UnixPeer};
+pub use workload::{Attestation, Caller, Identified, IdentitySource, Workload};

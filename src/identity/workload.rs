@@ -2,19 +2,20 @@
 
 use std::sync::Arc;
 
+use http::HeaderMap;
+
 use super::spiffe_id::SpiffeId;
-use crate::capture::Peer;
+use super::unix_peer::UnixClaim;
+use crate::capture::{Arrival, Asks, Peer};
+use crate::clock::Timestamp;
 
 /// How an identity was proven; goes into records and policy (`source.*`).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Attestation {
     /// The listener belongs to one workload by configuration.
     Fixed,
-    /// The kernel named the peer's uid, and the configuration gives that uid an identity.
-    UnixPeer {
-        /// The uid that the kernel named.
-        uid: u32,
-    },
+    /// The kernel named the process at the other end, and the configuration gives what was proven of it an identity.
+    UnixPeer(UnixClaim),
 }
 
 impl Attestation {
@@ -23,7 +24,16 @@ impl Attestation {
     pub const fn name(&self) -> &'static str {
         match self {
             Self::Fixed => "fixed",
-            Self::UnixPeer { .. } => "unix_peer",
+            Self::UnixPeer(_) => "unix_peer",
+        }
+    }
+
+    /// The uid of the Kubernetes pod, where that was proven: `source.pod` of conditions.
+    #[must_use]
+    pub fn pod(&self) -> Option<&str> {
+        match self {
+            Self::Fixed => None,
+            Self::UnixPeer(claim) => claim.pod.as_deref(),
         }
     }
 }
@@ -49,10 +59,26 @@ pub enum Identified {
     Rejected(String),
 }
 
-/// A way to prove who is asking. One connection's proof is taken once; a source must not block.
+/// What a source may look at: the connection's proof, and of the request's head nothing but the fields.
+#[derive(Debug, Clone, Copy)]
+pub struct Caller<'a> {
+    /// The connection's proof.
+    pub arrival: &'a Arrival,
+    /// The request's fields.
+    pub headers: &'a HeaderMap,
+    /// For what expires.
+    pub now: Timestamp,
+}
+
+/// A way to prove who is asking. It is asked for every request; a connection's own proof was taken once, when it was accepted. A source
+/// must not block.
 pub trait IdentitySource: Send + Sync {
     /// The identity's name in the configuration.
     fn name(&self) -> &str;
-    /// Judges the other end of a connection.
-    fn identify(&self, peer: &Peer) -> Identified;
+    /// What it wants to know of a connection's other end before the first byte is read.
+    fn asks(&self, _peer: &Peer) -> Asks {
+        Asks::default()
+    }
+    /// Judges the caller.
+    fn identify(&self, caller: &Caller<'_>) -> Identified;
 }

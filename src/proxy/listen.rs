@@ -20,6 +20,7 @@ use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::watch;
 use tokio::task::{JoinHandle, LocalSet, spawn_local};
 
+use super::attest::Witness;
 use super::connection;
 use super::in_flight::Live;
 use super::passage::Ended;
@@ -27,12 +28,15 @@ use super::peer;
 use super::respond;
 use super::stream::{Stream, Transport};
 use super::worker::{Seat, Shared, Worker};
-use crate::capture::{Arrival, ListenAddress, Mode, Peer};
+use crate::capture::{Arrival, Asks, ListenAddress, Mode, Peer, Process};
 use crate::config::ListenerSpec;
 use crate::refusal::Code;
 
 /// How long the server's end waits for a worker's last records.
 const LAST_RECORDS: Duration = Duration::from_millis(800);
+
+/// Threads of one worker that look at processes.
+const LOOKING: usize = 4;
 
 /// One listener's facts, the same for each of its connections.
 #[derive(Debug, Clone)]
@@ -40,8 +44,15 @@ struct Door {
     name: Arc<str>,
     mode: Mode,
     route: Option<Arc<str>>,
-    /// An identity of it wants the uid of a loopback peer.
-    asks_uid: bool,
+}
+
+impl Door {
+    /// What the identities that the listener has now want to know of a new connection.
+    fn asks(&self, worker: &Worker, peer: &Peer) -> Asks {
+        let snapshot = worker.snapshot();
+        let sources = snapshot.identities.get(&self.name).map(AsRef::as_ref).unwrap_or_default();
+        sources.iter().fold(Asks::default(), |asks, source| asks.or(source.asks(peer)))
+    }
 }
 
 enum Bound {
@@ -78,12 +89,7 @@ impl Listeners {
     }
 
     fn add(&mut self, spec: &ListenerSpec) -> io::Result<()> {
-        let door = Door {
-            name: Arc::clone(&spec.name),
-            mode: spec.mode,
-            route: spec.route.clone(),
-            asks_uid: spec.identities.iter().any(|identity| identity.kind == "unix_peer"),
-        };
+        let door = Door { name: Arc::clone(&spec.name), mode: spec.mode, route: spec.route.clone() };
         match &spec.address {
             ListenAddress::Tcp(address) => {
                 let several = self.workers.len() > 1;
@@ -242,7 +248,7 @@ impl Service for Workers {
 
 /// One worker thread, from its first to its last task.
 fn work(shared: Arc<Shared>, doors: Vec<(Door, Bound)>, phase: watch::Receiver<Phase>) -> io::Result<()> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build()?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_io().enable_time().max_blocking_threads(LOOKING).build()?;
     LocalSet::new().block_on(&runtime, run(shared, doors, phase))
 }
 
@@ -285,8 +291,9 @@ async fn accept_tcp(worker: Rc<Worker>, door: Door, listener: TcpListener) {
                     refuse(&worker, &door, Peer::Tcp { address, uid: None }, |answer| stream.try_write(answer));
                     continue;
                 };
-                let local = if door.asks_uid { stream.local_addr().ok().or(local) } else { local };
-                let peer = peer::tcp(address, local, door.asks_uid);
+                let asks_uid = door.asks(&worker, &Peer::Tcp { address, uid: None }).uid;
+                let local = if asks_uid { stream.local_addr().ok().or(local) } else { local };
+                let peer = peer::tcp(address, local, asks_uid);
                 spawn_local(connection::serve(
                     Rc::clone(&worker),
                     arrival(&door, peer),
@@ -310,20 +317,34 @@ async fn accept_unix(worker: Rc<Worker>, door: Door, listener: UnixListener) {
                     refuse(&worker, &door, peer, |answer| stream.try_write(answer));
                     continue;
                 };
-                spawn_local(connection::serve(
-                    Rc::clone(&worker),
-                    arrival(&door, peer),
-                    Rc::new(seat),
-                    Stream::new(Transport::Unix(stream)),
-                ));
+                let asks = door.asks(&worker, &peer);
+                let witness = asks.process.then(|| Witness::take(&stream, credentials.pid(), credentials.uid()));
+                let (worker, mut arrival) = (Rc::clone(&worker), arrival(&door, peer));
+                spawn_local(async move {
+                    if let Some(witness) = witness {
+                        arrival.process = Some(look(witness, asks, worker.limits().head_deadline).await);
+                    }
+                    connection::serve(worker, arrival, Rc::new(seat), Stream::new(Transport::Unix(stream))).await;
+                });
             }
             Err(error) => after_error(&door, &error).await,
         }
     }
 }
 
+/// Looks at a process from a thread that may wait for the disk.
+async fn look(witness: Result<Witness, &'static str>, asks: Asks, within: Duration) -> Result<Arc<Process>, &'static str> {
+    let witness = witness?;
+    let looking = tokio::task::spawn_blocking(move || witness.look(asks));
+    match tokio::time::timeout(within, looking).await {
+        Ok(Ok(seen)) => seen,
+        Ok(Err(_)) => Err("the look at the process ended early"),
+        Err(_) => Err("the look at the process took too long"),
+    }
+}
+
 fn arrival(door: &Door, peer: Peer) -> Arrival {
-    Arrival { listener: Arc::clone(&door.name), mode: door.mode, route: door.route.clone(), peer, tunnel: None, sni: None }
+    Arrival { listener: Arc::clone(&door.name), mode: door.mode, route: door.route.clone(), peer, process: None, tunnel: None, sni: None }
 }
 
 fn refuse(worker: &Worker, door: &Door, peer: Peer, tell: impl FnOnce(&[u8]) -> io::Result<usize>) {

@@ -9,6 +9,7 @@
 //! The way of a connection: `listen` -> `connection` (`stream`, `scan`) -> `service` -> `forward` -> `body`, and for those that are taken
 //! over `tunnel`, `intercept`, `upgrade`. `passage` and `in_flight` remember what lives.
 
+mod attest;
 mod body;
 mod connection;
 mod forward;

@@ -26,6 +26,7 @@ mod harness_story;
 mod hostile;
 mod idle;
 mod misdirection;
+mod processes;
 mod protocols;
 mod records;
 mod refusals;

@@ -266,6 +266,7 @@ impl<'a> Env<'a> {
             TextAttribute::TrustDomain => id.trust_domain(),
             TextAttribute::Namespace => id.namespace().ok_or(Failed::Absent)?,
             TextAttribute::ServiceAccount => id.service_account().ok_or(Failed::Absent)?,
+            TextAttribute::Pod => self.request.workload.attestation.pod().ok_or(Failed::Absent)?,
             TextAttribute::Host => self.request.destination.host.as_str(),
             TextAttribute::Upstream => &self.request.upstream.name,
             TextAttribute::Scheme => self.request.destination.scheme.as_str(),

@@ -155,6 +155,7 @@ pub(super) enum TextAttribute {
     TrustDomain,
     Namespace,
     ServiceAccount,
+    Pod,
     Host,
     Upstream,
     Scheme,

@@ -36,6 +36,7 @@ pub(super) const SCHEMA: &[Known] = &[
     known("source.trust_domain", Attribute::Text(TextAttribute::TrustDomain)),
     optional("source.namespace", Attribute::Text(TextAttribute::Namespace)),
     optional("source.service_account", Attribute::Text(TextAttribute::ServiceAccount)),
+    optional("source.pod", Attribute::Text(TextAttribute::Pod)),
     optional("source.uid", Attribute::Number(NumberAttribute::Uid)),
     optional("source.ip", Attribute::Address),
     known("request.host", Attribute::Text(TextAttribute::Host)),
@@ -52,13 +53,7 @@ pub(super) const SCHEMA: &[Known] = &[
 ];
 
 /// Words that this binary does not know, and what will bring them.
-const LATER: &[(&str, &str)] = &[
-    ("mcp", "tool calls"),
-    ("lease", "leases"),
-    ("risk", "risk signals"),
-    ("trace", "trace attributes"),
-    ("source.pod", "the Kubernetes identity"),
-];
+const LATER: &[(&str, &str)] = &[("mcp", "tool calls"), ("lease", "leases"), ("risk", "risk signals"), ("trace", "trace attributes")];
 
 /// Finds an attribute by its dotted name.
 pub(super) fn find(name: &str) -> Option<&'static Known> {

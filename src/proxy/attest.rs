@@ -1,0 +1,248 @@
+//! The process at the other end of a unix socket, looked at once, before its first byte is read.
+//!
+//! A pid is a number that the kernel gives again, so what `/proc/PID` says may be said of another process. `SO_PEERPIDFD` (Linux 6.5) gives
+//! a handle of the very process that connected; it is taken at accept and held while `/proc` is read, and if that process still lives
+//! afterwards, its number cannot have been given again in between. Older kernels have no such handle: there the process's start time and
+//! owner are read before and after, which leaves the moment between its `connect` and our first look.
+
+use std::collections::HashMap;
+use std::fs::{File, Metadata};
+use std::io::{self, Read as _};
+use std::os::fd::{AsFd as _, OwnedFd};
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, LazyLock, Mutex, PoisonError};
+
+use aws_lc_rs::digest;
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::socket::{getsockopt, sockopt};
+use tokio::net::UnixStream;
+
+use crate::capture::{Asks, Cgroups, Executable, Process, Sha256};
+
+/// Largest executable whose content is looked at, in bytes.
+const MOST: u64 = 1 << 30;
+/// Digests that are remembered.
+const REMEMBERED: usize = 256;
+
+/// What accept knows of the process at the other end.
+pub(super) struct Witness {
+    pid: Option<i32>,
+    uid: u32,
+    handle: Option<OwnedFd>,
+}
+
+impl Witness {
+    /// Takes hold of the process that connected.
+    pub(super) fn take(stream: &UnixStream, pid: Option<i32>, uid: u32) -> Result<Self, &'static str> {
+        let handle = match getsockopt(stream, sockopt::PeerPidfd) {
+            Ok(handle) => Some(handle),
+            // a kernel before 6.5
+            Err(Errno::ENOPROTOOPT) => None,
+            Err(Errno::ESRCH | Errno::EINVAL | Errno::ENODATA) => return Err("the process that connected has ended"),
+            Err(_) => return Err("the kernel gave no handle of the process that connected"),
+        };
+        Ok(Self { pid, uid, handle })
+    }
+
+    /// Looks at the process. Blocks: call it from a thread that may.
+    pub(super) fn look(&self, asks: Asks) -> Result<Arc<Process>, &'static str> {
+        let Some(pid) = self.pid.filter(|pid| *pid > 0) else {
+            return Err("the kernel named no process: it runs in a pid namespace that exeat does not see");
+        };
+        let before = self.standing(pid)?;
+        let place = PathBuf::from(format!("/proc/{pid}"));
+        let table = std::fs::read_to_string(place.join("cgroup")).map_err(|_| "its control groups cannot be read from /proc")?;
+        let executable = executable(&place.join("exe"), asks.hash)?;
+        if self.standing(pid)? != before {
+            return Err("the process that connected ended while it was looked at");
+        }
+        Ok(Arc::new(Process { pid, executable, cgroups: Cgroups::parse(&table) }))
+    }
+
+    /// That the process lives; without a handle, what tells it from a later one of the same number.
+    fn standing(&self, pid: i32) -> Result<Option<u64>, &'static str> {
+        const ENDED: &str = "the process that connected has ended";
+        if let Some(handle) = &self.handle {
+            // readable means that it has ended (pidfd_open(2))
+            let mut polled = [PollFd::new(handle.as_fd(), PollFlags::POLLIN)];
+            return match poll(&mut polled, PollTimeout::ZERO) {
+                Ok(0) => Ok(None),
+                Ok(_) => Err(ENDED),
+                Err(_) => Err("the kernel does not say whether the process that connected still lives"),
+            };
+        }
+        let owner = std::fs::metadata(format!("/proc/{pid}")).map_err(|_| ENDED)?.uid();
+        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).map_err(|_| ENDED)?;
+        let started = started(&stat).ok_or(ENDED)?;
+        if owner == self.uid {
+            Ok(Some(started))
+        } else {
+            Err("the process of that number is another user's: the one that connected has ended")
+        }
+    }
+}
+
+/// Field 22 of `/proc/PID/stat` (proc(5)); the name in field 2 may hold anything, so counting begins behind its last bracket.
+fn started(stat: &str) -> Option<u64> {
+    stat.rsplit_once(')')?.1.split_ascii_whitespace().nth(19)?.parse().ok()
+}
+
+/// `None`: exeat may not see it, which matters only to a workload that names one.
+fn executable(link: &Path, hash: bool) -> Result<Option<Executable>, &'static str> {
+    const CHANGED: &str = "its executable changed while it was looked at";
+    let (Ok(path), Ok(file)) = (std::fs::read_link(link), File::open(link)) else { return Ok(None) };
+    let Ok(meta) = file.metadata() else { return Ok(None) };
+    let here = std::fs::metadata(&path).is_ok_and(|found| same(&found, &meta));
+    let sha256 = if hash { Some(content(file, &meta)?) } else { None };
+    // exec may have come in between: path, file and digest must be of one program
+    if !std::fs::metadata(link).is_ok_and(|now| same(&now, &meta)) || std::fs::read_link(link).ok().as_ref() != Some(&path) {
+        return Err(CHANGED);
+    }
+    Ok(path.to_str().map(|path| Executable { path: path.into(), here, sha256 }))
+}
+
+fn same(one: &Metadata, other: &Metadata) -> bool {
+    (one.dev(), one.ino()) == (other.dev(), other.ino())
+}
+
+/// A file as it stood: whoever changes its content changes this.
+type Standing = (u64, u64, u64, (i64, i64), (i64, i64));
+
+fn standing(meta: &Metadata) -> Standing {
+    (meta.dev(), meta.ino(), meta.size(), (meta.mtime(), meta.mtime_nsec()), (meta.ctime(), meta.ctime_nsec()))
+}
+
+/// The digest of a file, read once for as long as the file stands as it does. One at a time: many connections must not read many files.
+fn content(mut file: File, meta: &Metadata) -> Result<Sha256, &'static str> {
+    static KNOWN: LazyLock<Mutex<HashMap<Standing, Sha256>>> = LazyLock::new(Mutex::default);
+    static READING: Mutex<()> = Mutex::new(());
+    let key = standing(meta);
+    let known = || KNOWN.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(found) = known().get(&key) {
+        return Ok(*found);
+    }
+    if meta.size() > MOST {
+        return Err("its executable is larger than 1 GiB, which is not read");
+    }
+    let _one = READING.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(found) = known().get(&key) {
+        return Ok(*found);
+    }
+    let digest = sha256(&mut file).map_err(|_| "its executable cannot be read")?;
+    if file.metadata().map(|now| standing(&now)).ok() != Some(key) {
+        return Err("its executable changed while it was read");
+    }
+    let mut known = known();
+    if known.len() >= REMEMBERED {
+        known.clear();
+    }
+    known.insert(key, digest);
+    Ok(digest)
+}
+
+fn sha256(file: &mut File) -> io::Result<Sha256> {
+    let mut hash = digest::Context::new(&digest::SHA256);
+    let mut buffer = vec![0; 256 * 1024];
+    loop {
+        match file.read(&mut buffer) {
+            Ok(0) => break,
+            Ok(count) => hash.update(buffer.get(..count).unwrap_or_default()),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    let mut out = [0; 32];
+    for (to, from) in out.iter_mut().zip(hash.finish().as_ref()) {
+        *to = *from;
+    }
+    Ok(Sha256(out))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::process::{Command, Stdio};
+
+    use super::*;
+
+    const ALL: Asks = Asks { uid: true, process: true, hash: true };
+
+    /// A program that connects to a socket and then does what the script says.
+    fn connected(dir: &tempfile::TempDir, then: &str) -> Option<(std::process::Child, UnixStream)> {
+        let path = dir.path().join("s");
+        let listener = std::os::unix::net::UnixListener::bind(&path).unwrap();
+        let script = format!("import socket,sys,os\ns=socket.socket(socket.AF_UNIX)\ns.connect({:?})\n{then}", path.display().to_string());
+        let child = Command::new("python3").args(["-c", &script]).stdin(Stdio::piped()).spawn().ok()?;
+        let (stream, _) = listener.accept().unwrap();
+        stream.set_nonblocking(true).unwrap();
+        Some((child, UnixStream::from_std(stream).unwrap()))
+    }
+
+    fn witness(stream: &UnixStream) -> Result<Witness, &'static str> {
+        let told = stream.peer_cred().unwrap();
+        Witness::take(stream, told.pid(), told.uid())
+    }
+
+    #[tokio::test]
+    async fn this_very_process_is_told_with_its_executable() {
+        let (near, _far) = UnixStream::pair().unwrap();
+        let seen = witness(&near).unwrap().look(ALL).unwrap();
+        let own = std::fs::read_link("/proc/self/exe").unwrap();
+        let executable = seen.executable.clone().unwrap();
+        assert_eq!((seen.pid, Path::new(&*executable.path), executable.here), (std::process::id().cast_signed(), own.as_path(), true));
+        assert_eq!(executable.sha256, sha256(&mut File::open(&own).unwrap()).ok());
+        assert_eq!(seen.cgroups, Cgroups::parse(&std::fs::read_to_string("/proc/self/cgroup").unwrap()));
+    }
+
+    #[tokio::test]
+    async fn a_process_that_has_ended_proves_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let Some((mut child, stream)) = connected(&dir, "sys.stdin.read()") else { return println!("skipped: python3 not present") };
+        let held = witness(&stream).unwrap();
+        assert_eq!(held.look(ALL).unwrap().pid, child.id().cast_signed());
+        drop(child.stdin.take());
+        child.wait().unwrap();
+        assert!(held.look(ALL).is_err(), "its number may be another's by now");
+        let told = stream.peer_cred().unwrap();
+        assert!(Witness::take(&stream, told.pid(), told.uid()).and_then(|late| late.look(ALL)).is_err());
+    }
+
+    /// The process that connected is gone and its number is another's: only the handle tells. `ns_last_pid` gives the number again.
+    #[tokio::test]
+    async fn a_number_that_is_given_again_borrows_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let Some((mut child, stream)) = connected(&dir, "sys.stdin.read()") else { return println!("skipped: python3 not present") };
+        let held = witness(&stream).unwrap();
+        let pid = child.id();
+        drop(child.stdin.take());
+        child.wait().unwrap();
+        for _ in 0..200 {
+            if std::fs::write("/proc/sys/kernel/ns_last_pid", (pid - 1).to_string()).is_err() {
+                return println!("skipped: setting the next pid needs root");
+            }
+            let Ok(mut borrower) = Command::new("cat").stdin(Stdio::piped()).stdout(Stdio::null()).spawn() else { return };
+            let again = borrower.id() == pid;
+            if again {
+                assert!(Path::new(&format!("/proc/{pid}")).exists());
+                assert_eq!(held.look(ALL), Err("the process that connected has ended"));
+            }
+            drop(borrower.stdin.take());
+            borrower.wait().unwrap();
+            if again {
+                return;
+            }
+        }
+        println!("skipped: the number was not given again");
+    }
+
+    #[test]
+    fn without_a_handle_the_owner_and_the_start_must_agree() {
+        let own = Witness { pid: Some(std::process::id().cast_signed()), uid: nix::unistd::geteuid().as_raw(), handle: None };
+        assert!(own.look(ALL).is_ok());
+        let other = Witness { uid: own.uid.wrapping_add(1), ..own };
+        assert!(other.look(ALL).unwrap_err().contains("another user's"));
+        assert!(Witness { pid: None, ..other }.look(ALL).unwrap_err().contains("pid namespace"));
+        assert_eq!(started("7 (a) b) (c) S 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 4711 20"), Some(4711));
+    }
+}
