@@ -11,16 +11,27 @@ use arc_swap::{ArcSwap, Guard};
 use tokio::sync::{Notify, watch};
 
 use super::blocks::Blocks;
+use super::lease::{Lease, LeaseError};
+use super::leases::LeaseBook;
+use super::limits::Limiter;
+use crate::clock::Timestamp;
 
-/// What is revoked now. One per process.
-#[derive(Debug)]
+/// What is revoked now, the leases, and the counters of limits. One per process.
 pub struct Live {
     blocks: ArcSwap<Blocks>,
+    leases: LeaseBook,
+    limits: Limiter,
     /// One change at a time.
     changing: Mutex<()>,
     news: watch::Sender<u64>,
     followers: Mutex<Vec<Weak<AtomicU64>>>,
     followed: Arc<Notify>,
+}
+
+impl std::fmt::Debug for Live {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Live").field("blocks", &self.blocks.load().len()).finish_non_exhaustive()
+    }
 }
 
 impl Default for Live {
@@ -35,11 +46,51 @@ impl Live {
     pub fn new(blocks: Blocks) -> Self {
         Self {
             blocks: ArcSwap::from_pointee(blocks),
+            leases: LeaseBook::default(),
+            limits: Limiter::default(),
             changing: Mutex::default(),
             news: watch::Sender::new(0),
             followers: Mutex::default(),
             followed: Arc::default(),
         }
+    }
+
+    /// With the leases of this book.
+    #[must_use]
+    pub fn with_leases(self, leases: LeaseBook) -> Self {
+        Self { leases, ..self }
+    }
+
+    /// The leases.
+    #[must_use]
+    pub const fn leases(&self) -> &LeaseBook {
+        &self.leases
+    }
+
+    /// The counters of limits.
+    #[must_use]
+    pub const fn limits(&self) -> &Limiter {
+        &self.limits
+    }
+
+    /// Ends a lease: refused from here on, told to those who hold passages, durable when this returns.
+    ///
+    /// # Errors
+    /// As [`LeaseBook::end_lease`].
+    pub fn end_lease(&self, id: &str, by: &str, now: Timestamp) -> Result<Arc<Lease>, LeaseError> {
+        self.leases.end_lease(id, by, now, || {
+            self.tell();
+        })
+    }
+
+    /// Ends the leases whose time is over, and tells those who hold passages.
+    #[must_use]
+    pub fn expire_leases(&self, now: Timestamp) -> Vec<Arc<Lease>> {
+        let over = self.leases.expire(now);
+        if !over.is_empty() {
+            self.tell();
+        }
+        over
     }
 
     /// What is revoked now; takes no lock.

@@ -104,7 +104,7 @@ impl Got {
                 };
                 (Expect::Allow, None, permit.rule().map(|rule| Arc::clone(&rule.id)), Some(grant.into()))
             }
-            Err(Denied { code, rule }) => (Expect::Deny, Some(*code), rule.as_ref().map(|rule| Arc::clone(&rule.id)), None),
+            Err(Denied { code, rule, .. }) => (Expect::Deny, Some(*code), rule.as_ref().map(|rule| Arc::clone(&rule.id)), None),
         };
         let would_be = decision.would_be.as_ref().map_or_else(|| (outcome, rule.clone()), |would| would_be(&would.outcome));
         Self { outcome, code, rule, grant, would_be }
