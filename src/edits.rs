@@ -57,24 +57,30 @@ impl Edits {
         self.removed.is_empty() && self.set.is_empty() && self.target.is_none()
     }
 
-    /// Adds later edits behind these; what they set wins.
-    pub fn then(&mut self, later: Self) {
-        for name in later.removed {
-            self.set.retain(|(set, _)| *set != name);
-            self.remove(name);
+    /// These behind earlier ones, of which only what still matters is copied.
+    #[must_use]
+    pub fn after(mut self, earlier: &Self) -> Self {
+        for (name, value) in earlier.set.iter().filter(|(name, _)| !self.touches(name)).collect::<SmallVec<[_; 2]>>() {
+            self.set.push((name.clone(), value.clone()));
         }
-        for (name, value) in later.set {
-            self.set(name, value);
+        for name in &earlier.removed {
+            if !self.touches(name) {
+                self.removed.push(name.clone());
+            }
         }
-        if later.target.is_some() {
-            self.target = later.target;
+        if self.target.is_none() {
+            self.target.clone_from(&earlier.target);
         }
+        self
     }
 
     /// Changes a header map; the target is the caller's to take.
     pub fn apply(&self, headers: &mut HeaderMap) {
         for name in &self.removed {
-            headers.remove(name);
+            // What is set replaces every field of its name anyway.
+            if !self.set.iter().any(|(set, _)| set == name) {
+                headers.remove(name);
+            }
         }
         for (name, value) in &self.set {
             headers.insert(name.clone(), value.clone());
@@ -92,18 +98,49 @@ impl std::fmt::Debug for Edits {
 
 #[cfg(test)]
 mod tests {
+    use http::header::{AUTHORIZATION, COOKIE, HeaderName, HeaderValue};
+
     use super::*;
+
+    #[test]
+    fn later_edits_win_and_earlier_ones_stay() {
+        let key = HeaderName::from_static("x-api-key");
+        let mut earlier = Edits::default();
+        earlier.remove(AUTHORIZATION);
+        earlier.remove(key.clone());
+        earlier.remove(COOKIE);
+        earlier.set(COOKIE, HeaderValue::from_static("theme=dark"));
+        earlier.retarget(PathAndQuery::from_static("/p?b=2"));
+        let mut later = Edits::default();
+        later.set(AUTHORIZATION, HeaderValue::from_static("Bearer new"));
+        let both = later.after(&earlier);
+        let mut headers = HeaderMap::new();
+        for name in [AUTHORIZATION, AUTHORIZATION, key.clone(), COOKIE, COOKIE] {
+            headers.append(name, HeaderValue::from_static("old"));
+        }
+        both.apply(&mut headers);
+        assert_eq!(headers.get_all(AUTHORIZATION).iter().collect::<Vec<_>>(), ["Bearer new"]);
+        assert_eq!(headers.get_all(COOKIE).iter().collect::<Vec<_>>(), ["theme=dark"]);
+        assert!(!headers.contains_key(&key));
+        assert_eq!(both.target().unwrap(), "/p?b=2");
+        let mut last = Edits::default();
+        last.remove(COOKIE);
+        last.retarget(PathAndQuery::from_static("/q"));
+        let all = last.after(&both);
+        assert!(all.value_of(&COOKIE).is_none() && all.touches(&COOKIE) && all.touches(&key));
+        assert_eq!(all.target().unwrap(), "/q");
+    }
 
     #[test]
     fn removal_comes_first_and_applying_twice_changes_nothing() {
         let mut edits = Edits::default();
-        edits.remove(http::header::AUTHORIZATION);
-        edits.set(http::header::AUTHORIZATION, HeaderValue::from_static("Bearer new"));
+        edits.remove(AUTHORIZATION);
+        edits.set(AUTHORIZATION, HeaderValue::from_static("Bearer new"));
         let mut headers = HeaderMap::new();
-        headers.append(http::header::AUTHORIZATION, HeaderValue::from_static("Bearer old"));
-        headers.append(http::header::AUTHORIZATION, HeaderValue::from_static("Basic old"));
+        headers.append(AUTHORIZATION, HeaderValue::from_static("Bearer old"));
+        headers.append(AUTHORIZATION, HeaderValue::from_static("Basic old"));
         edits.apply(&mut headers);
         edits.apply(&mut headers);
-        assert_eq!(headers.get_all(http::header::AUTHORIZATION).iter().collect::<Vec<_>>(), ["Bearer new"]);
+        assert_eq!(headers.get_all(AUTHORIZATION).iter().collect::<Vec<_>>(), ["Bearer new"]);
     }
 }

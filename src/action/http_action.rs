@@ -34,13 +34,13 @@ impl<'a> Action<'a> {
 }
 
 fn grpc_call<'a>(parts: &Parts, path: &'a str) -> Option<(&'a str, &'a str)> {
+    if parts.method != Method::POST {
+        return None;
+    }
     let content_type = parts.headers.get(CONTENT_TYPE)?.as_bytes();
     let kind = content_type.get(.."application/grpc".len())?;
     let after = content_type.get("application/grpc".len());
-    if parts.method != Method::POST
-        || !kind.eq_ignore_ascii_case(b"application/grpc")
-        || !matches!(after, None | Some(b'+' | b';' | b' ' | b'\t'))
-    {
+    if !kind.eq_ignore_ascii_case(b"application/grpc") || !matches!(after, None | Some(b'+' | b';' | b' ' | b'\t')) {
         return None;
     }
     let (service, method) = path.strip_prefix('/')?.split_once('/')?;

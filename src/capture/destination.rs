@@ -1,7 +1,8 @@
 //! `Destination`: where a request wants to go, parsed once into a canonical, comparable form.
 
+use std::borrow::Cow;
 use std::fmt;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr};
 use std::sync::Arc;
 
 /// `http` or `https`: whether the upstream leg is declared plaintext or verified TLS.
@@ -61,28 +62,7 @@ impl Host {
     /// # Errors
     /// What is neither an RFC 1123 name nor an address in its usual form.
     pub fn parse(text: &str) -> Result<Self, HostError> {
-        if text.is_empty() {
-            return Err(HostError::Empty);
-        }
-        if let Some(inner) = text.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')) {
-            let address: std::net::Ipv6Addr = inner.parse().map_err(|_| HostError::Malformed)?;
-            return Ok(Self(address.to_string().into()));
-        }
-        if let Ok(address) = text.parse::<IpAddr>() {
-            return Ok(match address {
-                // Only its one usual form parses, so the text is canonical as it stands.
-                IpAddr::V4(_) => Self(text.into()),
-                IpAddr::V6(address) => Self(address.to_string().into()),
-            });
-        }
-        let name = text.strip_suffix('.').unwrap_or(text);
-        if !is_dns_name(name) {
-            return Err(HostError::Malformed);
-        }
-        if name.bytes().any(|byte| byte.is_ascii_uppercase()) {
-            return Ok(Self(name.to_ascii_lowercase().into()));
-        }
-        Ok(Self(name.into()))
+        canonical(text).map(|text| Self((*text).into()))
     }
 
     /// Canonical text.
@@ -96,6 +76,50 @@ impl Host {
     pub fn ip(&self) -> Option<IpAddr> {
         self.0.parse().ok()
     }
+}
+
+/// A host in canonical form; borrowed where it was written so.
+fn canonical(text: &str) -> Result<Cow<'_, str>, HostError> {
+    if text.is_empty() {
+        return Err(HostError::Empty);
+    }
+    if let Some(inner) = text.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')) {
+        let address: Ipv6Addr = inner.parse().map_err(|_| HostError::Malformed)?;
+        return Ok(address.to_string().into());
+    }
+    // Only its one usual form parses, so the text is canonical as it stands.
+    if is_ipv4(text.as_bytes()) {
+        return Ok(text.into());
+    }
+    if text.contains(':') {
+        return text.parse::<Ipv6Addr>().map(|address| address.to_string().into()).map_err(|_| HostError::Malformed);
+    }
+    let name = text.strip_suffix('.').unwrap_or(text);
+    if !is_dns_name(name) {
+        return Err(HostError::Malformed);
+    }
+    Ok(if name.bytes().any(|byte| byte.is_ascii_uppercase()) { name.to_ascii_lowercase().into() } else { name.into() })
+}
+
+/// Four decimal numbers up to 255 without leading zeros: what `Ipv4Addr` parses, told at a tenth of the cost.
+fn is_ipv4(text: &[u8]) -> bool {
+    let (mut octets, mut digits, mut value) = (1, 0, 0_u16);
+    if text.len() > 15 {
+        return false;
+    }
+    for byte in text {
+        match byte {
+            b'0'..=b'9' if digits == 0 || value > 0 => {
+                (digits, value) = (digits + 1, value * 10 + u16::from(byte - b'0'));
+                if value > 255 {
+                    return false;
+                }
+            }
+            b'.' if digits > 0 => (octets, digits, value) = (octets + 1, 0, 0),
+            _ => return false,
+        }
+    }
+    octets == 4 && digits > 0
 }
 
 /// RFC 1123 labels (underscore allowed, as deployed), at most 253 bytes; a last label of digits or a hex number is an address in disguise.
@@ -134,6 +158,16 @@ impl fmt::Debug for Host {
 /// # Errors
 /// User information, a malformed host, a port that is no number.
 pub fn parse_authority(text: &str) -> Result<(Host, Option<u16>), HostError> {
+    let (host, port) = split_authority(text)?;
+    Ok((Host::parse(host)?, port))
+}
+
+/// Whether [`parse_authority`] takes it.
+pub(super) fn is_authority(text: &str) -> bool {
+    split_authority(text).is_ok_and(|(host, _)| canonical(host).is_ok())
+}
+
+fn split_authority(text: &str) -> Result<(&str, Option<u16>), HostError> {
     if text.contains('@') {
         return Err(HostError::UserInfo);
     }
@@ -155,7 +189,7 @@ pub fn parse_authority(text: &str) -> Result<(Host, Option<u16>), HostError> {
         },
         Some(_) => return Err(HostError::Port),
     };
-    Ok((Host::parse(host)?, port))
+    Ok((host, port))
 }
 
 /// Scheme, host and port: what is routed, judged, dialled, verified and recorded, one value everywhere.
@@ -216,6 +250,14 @@ mod tests {
             "a.0x7f",
         ] {
             assert!(Host::parse(text).is_err(), "{text}");
+        }
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn addresses_are_told_as_the_library_does(text in "[0-9]{0,4}(\\.[0-9]{0,4}){0,4}|[0-9.]{0,16}") {
+            proptest::prop_assert_eq!(is_ipv4(text.as_bytes()), text.parse::<std::net::Ipv4Addr>().is_ok(), "{}", text);
+            proptest::prop_assert_eq!(is_authority(&text), parse_authority(&text).is_ok());
         }
     }
 

@@ -4,11 +4,11 @@
 //! becomes `Parts` (bare LF, equal Content-Lengths that were merged, a fragment) is seen by `proxy::scan` on the raw bytes.
 //! Field values cannot hold NUL, CR, LF or DEL here: neither `httparse` nor `h2` lets them become a `HeaderValue`.
 
-use http::header::{CONTENT_LENGTH, HOST, HeaderMap, TE, TRANSFER_ENCODING};
+use http::header::HeaderValue;
 use http::request::Parts;
 use http::{Method, Version};
 
-use super::destination::parse_authority;
+use super::destination::is_authority;
 use crate::refusal::{Code, Refusal};
 
 /// Bounds of a request head (design section 6).
@@ -33,9 +33,9 @@ impl Default for HeadLimits {
 pub fn check(parts: &Parts, limits: HeadLimits) -> Result<(), Refusal> {
     check_method(&parts.method, parts.version)?;
     check_target(parts)?;
-    check_fields(parts, limits)?;
-    check_framing(&parts.headers, parts.version)?;
-    check_authority(parts)
+    let fields = check_fields(parts, limits)?;
+    check_framing(&fields, parts.version)?;
+    check_authority(parts, &fields)
 }
 
 const fn malformed(detail: &'static str) -> Refusal {
@@ -93,7 +93,20 @@ const fn is_name_byte(byte: u8) -> bool {
     matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'-' | b'_' | b'.')
 }
 
-fn check_fields(parts: &Parts, limits: HeadLimits) -> Result<(), Refusal> {
+/// What one walk over the fields has met of those that frame and address a message.
+#[derive(Default)]
+struct Fields<'a> {
+    lengths: usize,
+    length: Option<&'a HeaderValue>,
+    codings: usize,
+    coding: Option<&'a HeaderValue>,
+    hosts: usize,
+    host: Option<&'a HeaderValue>,
+    /// A `TE` that is not `trailers`.
+    odd_te: bool,
+}
+
+fn check_fields(parts: &Parts, limits: HeadLimits) -> Result<Fields<'_>, Refusal> {
     if parts.headers.len() > limits.fields {
         return Err(Refusal::new(
             Code::HeadTooLarge,
@@ -103,42 +116,47 @@ fn check_fields(parts: &Parts, limits: HeadLimits) -> Result<(), Refusal> {
     let uri = &parts.uri;
     let mut size = parts.method.as_str().len() + uri.path_and_query().map_or(0, |target| target.as_str().len());
     size += uri.authority().map_or(0, |authority| authority.as_str().len());
+    let mut fields = Fields::default();
     for (name, value) in &parts.headers {
         let name = name.as_str();
         size += name.len() + value.len() + 4;
-        if !name.bytes().all(is_name_byte) {
-            return Err(malformed("a header name holds more than letters, digits, `-`, `_` and `.`"));
+        match name.as_bytes() {
+            b"host" => (fields.hosts, fields.host) = (fields.hosts + 1, Some(value)),
+            b"content-length" => (fields.lengths, fields.length) = (fields.lengths + 1, Some(value)),
+            b"transfer-encoding" => (fields.codings, fields.coding) = (fields.codings + 1, Some(value)),
+            b"te" => fields.odd_te |= value.as_bytes() != b"trailers",
+            name if !name.iter().copied().all(is_name_byte) => {
+                return Err(malformed("a header name holds more than letters, digits, `-`, `_` and `.`"));
+            }
+            _ => {}
         }
     }
     if size > limits.bytes {
         return Err(Refusal::new(Code::HeadTooLarge, format!("the head has {size} bytes, at most {} are taken", limits.bytes)));
     }
-    Ok(())
+    Ok(fields)
 }
 
 /// RFC 9112 section 6: one reading of where the body ends.
-fn check_framing(headers: &HeaderMap, version: Version) -> Result<(), Refusal> {
-    let mut lengths = headers.get_all(CONTENT_LENGTH).iter();
-    let length = lengths.next();
-    if lengths.next().is_some() {
+fn check_framing(fields: &Fields<'_>, version: Version) -> Result<(), Refusal> {
+    if fields.lengths > 1 {
         return Err(malformed("Content-Length is repeated"));
     }
-    if length.is_some_and(|value| !is_length(value.as_bytes())) {
+    if fields.length.is_some_and(|value| !is_length(value.as_bytes())) {
         return Err(malformed("Content-Length is not a number"));
     }
-    let mut codings = headers.get_all(TRANSFER_ENCODING).iter();
-    if let Some(coding) = codings.next() {
+    if let Some(coding) = fields.coding {
         if version != Version::HTTP_11 {
             return Err(malformed("Transfer-Encoding belongs to HTTP/1.1"));
         }
-        if length.is_some() {
+        if fields.lengths > 0 {
             return Err(malformed("Content-Length and Transfer-Encoding together"));
         }
-        if codings.next().is_some() || !coding.as_bytes().eq_ignore_ascii_case(b"chunked") {
+        if fields.codings > 1 || !coding.as_bytes().eq_ignore_ascii_case(b"chunked") {
             return Err(malformed("Transfer-Encoding is not exactly `chunked`"));
         }
     }
-    if version == Version::HTTP_2 && headers.get_all(TE).iter().any(|te| te.as_bytes() != b"trailers") {
+    if version == Version::HTTP_2 && fields.odd_te {
         return Err(malformed("TE is not exactly `trailers` in HTTP/2"));
     }
     Ok(())
@@ -150,15 +168,13 @@ fn is_length(value: &[u8]) -> bool {
 
 /// RFC 9112 section 3.2 and RFC 9113 section 8.3.1: exactly one name for the server. CONNECT names it in its target, so Host may be
 /// missing there (Python's http.client sends none).
-fn check_authority(parts: &Parts) -> Result<(), Refusal> {
-    let mut hosts = parts.headers.get_all(HOST).iter();
-    let host = hosts.next();
-    if hosts.next().is_some() {
+fn check_authority(parts: &Parts, fields: &Fields<'_>) -> Result<(), Refusal> {
+    if fields.hosts > 1 {
         return Err(malformed("Host is repeated"));
     }
-    match host {
+    match fields.host {
         Some(host) => match host.to_str() {
-            Ok(text) if parse_authority(text).is_ok() => Ok(()),
+            Ok(text) if is_authority(text) => Ok(()),
             Ok(_) | Err(_) => Err(malformed("Host is not a host with an optional port")),
         },
         None if parts.version == Version::HTTP_2 && parts.uri.authority().is_some() => Ok(()),

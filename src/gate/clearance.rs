@@ -74,9 +74,7 @@ impl Clearance {
             Plan::Bare => Ok(self.strip.clone()),
             Plan::Swap(_) => {
                 let credential = self.credential.as_ref().ok_or_else(|| Refusal::new(Code::Internal, "a swap without its credential"))?;
-                let mut edits = self.strip.clone();
-                edits.then(inject::edits(&self.permit, credential, parts, &self.strip)?);
-                Ok(edits)
+                Ok(inject::edits(&self.permit, credential, parts, &self.strip)?.after(&self.strip))
             }
         }
     }

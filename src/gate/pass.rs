@@ -150,11 +150,12 @@ impl Gate {
     ) -> Result<Clearance, Refusal> {
         let Judged { upstream, destination, workload, tunnel } = judged;
         let (action, stripped) = self.read(snapshot, upstream, parts)?;
-        access.findings = stripped.findings().into();
         access.grpc = action.grpc.is_some();
         let request = AccessRequest { workload, upstream, destination: &destination, action: &action, parts, peer: &arrival.peer, tunnel };
         let now = self.clock.now();
         let Decision { outcome, would_be } = snapshot.policies.decide(&request, &stripped, &self.live, now);
+        let (findings, strip) = stripped.into_parts();
+        access.findings = findings;
         access.would_be = would_be;
         access.decided = self.clock.instant().saturating_duration_since(access.began);
         let permit = outcome.map_err(|denied| {
@@ -183,7 +184,7 @@ impl Gate {
                 Some(credential)
             }
         };
-        Ok(Clearance { permit, destination, credential, strip: stripped.into_edits() })
+        Ok(Clearance { permit, destination, credential, strip })
     }
 
     fn read<'a>(&self, snapshot: &Snapshot, upstream: &Upstream, parts: &'a Parts) -> Result<(Action<'a>, strip::Stripped), Refusal> {

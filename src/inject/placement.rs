@@ -155,8 +155,7 @@ mod tests {
         let mut stripped = Edits::default();
         stripped.retarget(PathAndQuery::from_static("/p?b=2"));
         let parts = parts("/p?token=canary&b=2");
-        let mut both = stripped.clone();
-        both.then(place(&credential.terms, &credential, &parts, &stripped).unwrap());
+        let both = place(&credential.terms, &credential, &parts, &stripped).unwrap().after(&stripped);
         assert_eq!(both.target().unwrap(), "/p?b=2&key=k%26y%3D1");
     }
 

@@ -33,6 +33,8 @@ mod decisions;
 #[cfg(test)]
 mod differential;
 #[cfg(test)]
+mod hostile;
+#[cfg(test)]
 mod mistakes;
 #[cfg(test)]
 mod testing;

@@ -26,8 +26,79 @@ pub(super) struct Wishes {
 }
 
 /// Fields that belong to one connection (RFC 9110 section 7.6.1, RFC 9112 section 9.6, RFC 7540 section 3.2.1).
-const fn is_hop_by_hop(name: &[u8]) -> bool {
-    matches!(name, b"connection" | b"keep-alive" | b"proxy-connection" | b"te" | b"transfer-encoding" | b"upgrade" | b"http2-settings")
+const HOPS: [HeaderName; 7] = [
+    CONNECTION,
+    TE,
+    TRANSFER_ENCODING,
+    UPGRADE,
+    HeaderName::from_static("keep-alive"),
+    HeaderName::from_static("proxy-connection"),
+    HeaderName::from_static("http2-settings"),
+];
+
+/// Which of [`HOPS`] a head has: bit N stands for the Nth.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Hops(u8);
+
+impl Hops {
+    /// Looks at one more name.
+    pub(super) const fn note(&mut self, name: &[u8]) {
+        self.0 |= match name {
+            b"connection" => 1,
+            b"te" => 1 << 1,
+            b"transfer-encoding" => 1 << 2,
+            b"upgrade" => 1 << 3,
+            b"keep-alive" => 1 << 4,
+            b"proxy-connection" => 1 << 5,
+            b"http2-settings" => 1 << 6,
+            _ => 0,
+        };
+    }
+
+    const fn has(self, nth: usize) -> bool {
+        self.0 >> nth & 1 == 1
+    }
+
+    /// Removes the fields of one connection that were noted, and those that they nominate; tells what they asked.
+    pub(super) fn remove(self, headers: &mut HeaderMap, version: Version) -> Wishes {
+        if self == Self::default() {
+            return Wishes::default();
+        }
+        let mut wishes = Wishes { websocket: false, trailers: self.has(1) && headers.get_all(TE).iter().any(has_trailers) };
+        if self.has(0) && nominations(headers) && version == Version::HTTP_11 {
+            let mut asked = headers.get_all(UPGRADE).iter();
+            wishes.websocket =
+                asked.next().is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"websocket")) && asked.next().is_none();
+        }
+        for (nth, name) in HOPS.iter().enumerate() {
+            if self.has(nth) {
+                headers.remove(name);
+            }
+        }
+        wishes
+    }
+}
+
+/// Removes what `Connection` nominates; whether it nominates `Upgrade`.
+fn nominations(headers: &mut HeaderMap) -> bool {
+    let (mut upgrade, mut nominated) = (false, smallvec::SmallVec::<[HeaderName; 2]>::new());
+    for line in headers.get_all(CONNECTION) {
+        for token in line.as_bytes().split(|byte| *byte == b',').map(<[u8]>::trim_ascii) {
+            if token.eq_ignore_ascii_case(b"upgrade") {
+                upgrade = true;
+            } else if !token.eq_ignore_ascii_case(b"close")
+                && !token.eq_ignore_ascii_case(b"keep-alive")
+                && let Ok(name) = HeaderName::from_bytes(token)
+                && !is_protected(name.as_str().as_bytes())
+            {
+                nominated.push(name);
+            }
+        }
+    }
+    for name in nominated {
+        headers.remove(name);
+    }
+    upgrade
 }
 
 /// Fields that no nomination removes: they say who is asked, by whom, and where the message ends.
@@ -51,40 +122,11 @@ const fn is_protected(name: &[u8]) -> bool {
 
 /// Removes the fields of one connection and tells what they asked. One walk finds what is there, so that a plain head pays for no removal.
 pub(super) fn hop_by_hop(headers: &mut HeaderMap, version: Version) -> Wishes {
-    let mut present = false;
+    let mut hops = Hops::default();
     for name in headers.keys() {
-        present |= is_hop_by_hop(name.as_str().as_bytes());
+        hops.note(name.as_str().as_bytes());
     }
-    if present { remove_hop_by_hop(headers, version) } else { Wishes::default() }
-}
-
-fn remove_hop_by_hop(headers: &mut HeaderMap, version: Version) -> Wishes {
-    let mut wishes = Wishes { websocket: false, trailers: headers.get_all(TE).iter().any(has_trailers) };
-    let mut upgrade = false;
-    for line in headers.get_all(CONNECTION).iter().cloned().collect::<smallvec::SmallVec<[HeaderValue; 2]>>() {
-        for token in line.as_bytes().split(|byte| *byte == b',').map(<[u8]>::trim_ascii) {
-            if token.eq_ignore_ascii_case(b"upgrade") {
-                upgrade = true;
-            } else if !token.eq_ignore_ascii_case(b"close")
-                && !token.eq_ignore_ascii_case(b"keep-alive")
-                && let Ok(nominated) = HeaderName::from_bytes(token)
-                && !is_protected(nominated.as_str().as_bytes())
-            {
-                headers.remove(nominated);
-            }
-        }
-    }
-    if upgrade && version == Version::HTTP_11 {
-        let mut asked = headers.get_all(UPGRADE).iter();
-        wishes.websocket = asked.next().is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"websocket")) && asked.next().is_none();
-    }
-    for name in [CONNECTION, TE, TRANSFER_ENCODING, UPGRADE] {
-        headers.remove(name);
-    }
-    for name in ["keep-alive", "proxy-connection", "http2-settings"] {
-        headers.remove(name);
-    }
-    wishes
+    hops.remove(headers, version)
 }
 
 fn has_trailers(value: &HeaderValue) -> bool {
@@ -154,8 +196,15 @@ pub(super) struct Forward<'a> {
 impl Forward<'_> {
     /// The head of one attempt, in the form that fits both versions: an absolute target for HTTP/2, and Host.
     pub(super) fn request(&self, body: Body) -> Request<Body> {
+        let (mut proxy_authorization, mut cookies) = (false, false);
+        for name in self.head.headers.keys() {
+            proxy_authorization |= *name == PROXY_AUTHORIZATION;
+            cookies |= *name == COOKIE;
+        }
         let mut headers = self.head.headers.clone();
-        headers.remove(PROXY_AUTHORIZATION);
+        if proxy_authorization {
+            headers.remove(PROXY_AUTHORIZATION);
+        }
         self.trace.apply(&mut headers);
         if let Some(via) = self.via {
             headers.append(VIA, via.of(self.head.version).clone());
@@ -167,7 +216,9 @@ impl Forward<'_> {
             headers.insert(CONNECTION, HeaderValue::from_static("Upgrade"));
             headers.insert(UPGRADE, HeaderValue::from_static("websocket"));
         }
-        join_cookies(&mut headers);
+        if cookies {
+            join_cookies(&mut headers);
+        }
         set_host(&mut headers, self.destination);
         self.edits.apply(&mut headers);
         let mut request = Request::new(body);

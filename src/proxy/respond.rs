@@ -133,27 +133,25 @@ pub(super) fn connected() -> Response<Answer> {
 /// Changes an upstream's head: fields of its connection go, `exeat-*` is ours alone, and the credential that was put on does not come
 /// back. Tells whether it did.
 pub(super) fn clean(headers: &mut HeaderMap, credential: Option<&Credential>, keep_upgrade: bool, remove: &[HeaderName]) -> bool {
-    let mut hops = false;
-    let mut ours = false;
-    let mut reflected = false;
+    let (mut hops, mut challenge, mut ours, mut reflected) = (forward::Hops::default(), false, false, false);
     for (name, value) in headers.iter_mut() {
-        let name = name.as_str();
-        match name.as_bytes() {
-            b"connection" | b"keep-alive" | b"proxy-connection" | b"te" | b"transfer-encoding" | b"upgrade" | b"proxy-authenticate" => {
-                hops = true;
-            }
+        match name.as_str().as_bytes() {
+            b"proxy-authenticate" => challenge = true,
             [b'e', b'x', b'e', b'a', b't', b'-', ..] => ours = true,
-            _ => reflected |= redact(value, credential),
+            name => {
+                hops.note(name);
+                reflected |= redact(value, credential);
+            }
         }
     }
-    if hops {
-        let upgrade = keep_upgrade.then(|| headers.get(UPGRADE).cloned()).flatten();
-        forward::hop_by_hop(headers, Version::HTTP_11);
+    let upgrade = keep_upgrade.then(|| headers.get(UPGRADE).cloned()).flatten();
+    hops.remove(headers, Version::HTTP_11);
+    if challenge {
         headers.remove(PROXY_AUTHENTICATE);
-        if let Some(upgrade) = upgrade {
-            headers.insert(UPGRADE, upgrade);
-            headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
-        }
+    }
+    if let Some(upgrade) = upgrade {
+        headers.insert(UPGRADE, upgrade);
+        headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
     }
     if ours {
         remove_ours(headers);

@@ -80,10 +80,10 @@ async fn answer(conn: &Rc<Conn>, mut request: Request<Incoming>) -> Result<Respo
         None => capture::check(&parts, worker.limits().head),
     };
     let (access, trace) = begin(conn, &parts);
-    let asked = Asked::of(&parts, checked.is_err() || !body.is_end_stream(), access.id, access.time);
+    let (unread, id, time) = (checked.is_err() || !body.is_end_stream(), access.id, access.time);
     let slot = match worker.shared().ledger.reserve() {
         Ok(slot) => slot,
-        Err(refusal) => return Ok(respond::refusal(&refusal, asked)),
+        Err(refusal) => return Ok(respond::refusal(&refusal, Asked::of(&parts, unread, id, time))),
     };
     let wishes = forward::hop_by_hop(&mut parts.headers, parts.version);
     let guard = Guard::new(conn, parts, access, slot);
@@ -98,7 +98,7 @@ async fn answer(conn: &Rc<Conn>, mut request: Request<Incoming>) -> Result<Respo
         Ok(Passed::Intercept(upstream, destination)) => Ok(intercept::start(guard, takeover, &upstream, destination)),
         Err(Failure::Refused(refusal)) => {
             guard.refuse(&refusal);
-            let response = respond::refusal(&refusal, asked);
+            let response = respond::refusal(&refusal, Asked::of(guard.head(), unread, id, time));
             guard.answered(response.status());
             Ok(response)
         }

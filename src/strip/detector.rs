@@ -34,10 +34,10 @@ impl Stripped {
         &self.edits
     }
 
-    /// The changes, when nothing else is asked of the proof.
+    /// Findings and changes, when nothing else is asked of the proof.
     #[must_use]
-    pub fn into_edits(self) -> Edits {
-        self.edits
+    pub fn into_parts(self) -> (SmallVec<[Finding; 2]>, Edits) {
+        (self.findings, self.edits)
     }
 
     /// The value of a header as the upstream would see it, for conditions: `None` when absent or removed, `Some(Err(()))` when it
@@ -84,9 +84,11 @@ pub fn examine(parts: &Parts, rules: &Rules, key: &FingerprintKey) -> Stripped {
         scan.found(Kind::Password, "userinfo", b"", user.as_bytes(), false);
     }
     if let Some(query) = parts.uri.query()
-        && let Some(left) = query::strip(query, &mut scan)
+        && let Some(left) = query::strip(parts.uri.path(), query, &mut scan)
     {
-        edits.retarget(target(parts.uri.path(), &left));
+        // Parts of a target that was parsed; if they were none, the query goes as a whole.
+        let left = PathAndQuery::try_from(left).or_else(|_| PathAndQuery::try_from(parts.uri.path()));
+        edits.retarget(left.unwrap_or_else(|_| PathAndQuery::from_static("/")));
     }
     Stripped { findings: scan.findings, edits }
 }
@@ -108,12 +110,6 @@ pub fn trailers(trailers: &HeaderMap, rules: &Rules, key: &FingerprintKey) -> (S
         }
     }
     (names, scan.findings)
-}
-
-/// Path and what is left of the query. Both are parts of a target that was parsed; if they were none, the query goes as a whole.
-fn target(path: &str, query: &str) -> PathAndQuery {
-    let written = if query.is_empty() { path.to_owned() } else { format!("{path}?{query}") };
-    PathAndQuery::try_from(written).or_else(|_| PathAndQuery::try_from(path)).unwrap_or_else(|_| PathAndQuery::from_static("/"))
 }
 
 #[cfg(test)]

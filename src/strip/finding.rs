@@ -78,6 +78,8 @@ pub(super) fn place(slot: &'static str, name: &[u8]) -> Arc<str> {
         text.push(b':');
         if shape::find(name).is_some() {
             text.extend_from_slice(b"[redacted]");
+        } else if name.len() <= NAME && name.iter().all(u8::is_ascii_graphic) {
+            text.extend_from_slice(name);
         } else {
             text.extend(name.iter().take(NAME).map(|byte| if byte.is_ascii_graphic() { *byte } else { b'?' }));
         }

@@ -10,31 +10,35 @@ use super::shape;
 /// Shorter values of a name like `sig` are no signatures.
 const SIGNATURE: usize = 16;
 
-/// The query without its credentials (empty: nothing is left); `None` where it stays as it is.
-pub(super) fn strip(query: &str, scan: &mut Scan<'_>) -> Option<String> {
-    let query = query.as_bytes();
-    let mut left: Option<Vec<u8>> = None;
+/// Path and query without the query's credentials, and without `?` where nothing of it is left; `None` where all stays as it is.
+pub(super) fn strip(path: &str, query: &str, scan: &mut Scan<'_>) -> Option<String> {
+    let mut target: Option<String> = None;
     let mut begin = 0;
-    for pair in query.split(|byte| *byte == b'&') {
-        let goes = !pair.is_empty() && credential(pair, query, scan);
-        match (&mut left, goes) {
+    for pair in query.split('&') {
+        let goes = !pair.is_empty() && credential(pair.as_bytes(), query.as_bytes(), scan);
+        match (&mut target, goes) {
             (None, false) | (Some(_), true) => {}
+            (Some(left), false) if left.len() == path.len() && pair.is_empty() => {}
             // The first that goes: what was before stays as written, but for the joint.
             (None, true) => {
                 let before = query.get(..begin).unwrap_or_default();
-                left = Some(before.strip_suffix(b"&").unwrap_or(before).to_vec());
+                let before = before.strip_suffix('&').unwrap_or(before);
+                let mut left = String::with_capacity(path.len() + 1 + query.len());
+                left.push_str(path);
+                if !before.is_empty() {
+                    left.push('?');
+                    left.push_str(before);
+                }
+                target = Some(left);
             }
             (Some(left), false) => {
-                if !left.is_empty() {
-                    left.push(b'&');
-                }
-                left.extend_from_slice(pair);
+                left.push(if left.len() > path.len() { '&' } else { '?' });
+                left.push_str(pair);
             }
         }
         begin += pair.len() + 1;
     }
-    // Cut at `&` only, so it is text as before; if it were not, nothing of it would be left.
-    left.map(|left| String::from_utf8(left).unwrap_or_default())
+    target
 }
 
 /// Whether a pair goes.

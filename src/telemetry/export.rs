@@ -137,7 +137,7 @@ impl Worker {
     }
 
     async fn deliver(&mut self, chunk: Chunk) {
-        let body = Bytes::from(self.preamble.request(&chunk.bytes));
+        let body = self.preamble.request(chunk.bytes);
         let tries = if self.out || *self.stopping.borrow() { 1 } else { TRIES };
         for nth in 1..=tries {
             let sent = tokio::time::timeout(self.collector.timeout, self.send(body.clone()));

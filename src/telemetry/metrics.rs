@@ -16,6 +16,7 @@
 //! | `exeat_audit_*`, `exeat_spans_*`, `exeat_ready` | |
 //! | `exeat_build_info`, `process_*` | |
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -38,7 +39,7 @@ use crate::audit::{GrantChange, Ledger};
 const BUCKETS: [f64; 14] = [0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0];
 
 /// Pairs of workload and upstream that are counted apart; further workloads count as `other`.
-pub(super) const PAIRS: usize = 1_000;
+const PAIRS: usize = 1_000;
 
 pub(super) type Words = Vec<(&'static str, Arc<str>)>;
 type Times = Family<Words, Histogram, fn() -> Histogram>;
@@ -47,6 +48,10 @@ fn times() -> Histogram {
     Histogram::new(BUCKETS)
 }
 
+/// Passages, and those among them that were refused or failed.
+#[derive(Debug, Clone, Default)]
+struct Passed(Counter, Counter);
+
 /// One line of the service graph: what passed between one workload and one upstream.
 #[derive(Debug, Clone)]
 pub struct Edge {
@@ -54,17 +59,22 @@ pub struct Edge {
     pub workload: Arc<str>,
     /// The upstream's name.
     pub upstream: Arc<str>,
-    /// Passages.
-    pub(super) all: Counter,
-    /// Those that were refused or failed.
-    pub(super) failed: Counter,
+    counters: Passed,
 }
 
 impl Edge {
+    /// One more passage.
+    pub(super) fn passed(&self, failed: bool) {
+        self.counters.0.inc();
+        if failed {
+            self.counters.1.inc();
+        }
+    }
+
     /// Passages, and those among them that were refused or failed.
     #[must_use]
     pub fn counts(&self) -> (u64, u64) {
-        (self.all.get(), self.failed.get())
+        (self.counters.0.get(), self.counters.1.get())
     }
 }
 
@@ -80,7 +90,8 @@ pub(super) struct Series {
     pub(super) request_bytes: Family<Words, Counter>,
     pub(super) response_bytes: Family<Words, Counter>,
     pub(super) found: Family<Words, Counter>,
-    edges: Mutex<Vec<Edge>>,
+    /// By upstream and workload.
+    edges: Mutex<BTreeMap<(Arc<str>, Arc<str>), Passed>>,
     grants: Family<Words, Counter>,
     edge: Family<Words, Counter>,
     reload_ok: Gauge,
@@ -196,19 +207,27 @@ impl Metrics {
         self.0.reload_ok.set(0);
     }
 
-    /// Begins to count between a workload and an upstream.
-    pub(super) fn edge_between(&self, workload: &str, upstream: &str) -> Edge {
-        let edge = Edge { workload: workload.into(), upstream: upstream.into(), all: Counter::default(), failed: Counter::default() };
-        self.0.edges.lock().unwrap_or_else(PoisonError::into_inner).push(edge.clone());
-        edge
+    /// What is counted between a workload and an upstream. Workloads beyond the bound share one name.
+    pub(super) fn edge_between(&self, workload: &Arc<str>, upstream: &Arc<str>) -> Edge {
+        let mut edges = self.0.edges.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut workload = Arc::clone(workload);
+        if edges.len() >= PAIRS && !edges.contains_key(&(Arc::clone(upstream), Arc::clone(&workload))) {
+            workload = "other".into();
+        }
+        let counters = edges.entry((Arc::clone(upstream), Arc::clone(&workload))).or_default().clone();
+        Edge { workload, upstream: Arc::clone(upstream), counters }
     }
 
     /// Who talked to whom since the start, sorted by upstream and workload.
     #[must_use]
     pub fn edges(&self) -> Vec<Edge> {
-        let mut edges = self.0.edges.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        edges.sort_by(|a, b| (&a.upstream, &a.workload).cmp(&(&b.upstream, &b.workload)));
-        edges
+        let edges = self.0.edges.lock().unwrap_or_else(PoisonError::into_inner);
+        let edge = |((upstream, workload), counters): (&(Arc<str>, Arc<str>), &Passed)| Edge {
+            workload: Arc::clone(workload),
+            upstream: Arc::clone(upstream),
+            counters: counters.clone(),
+        };
+        edges.iter().map(edge).collect()
     }
 
     /// Whether requests are judged.

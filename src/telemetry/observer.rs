@@ -1,5 +1,5 @@
-//! `Observer`: what the ledger's writer shows every finished passage to. Counts it and writes its spans, off the workers; handles are
-//! kept, so that a passage costs look-ups by short names and no label set.
+//! `Observer`: what the ledger's writer shows every finished passage to. Counts it and writes its spans, off the workers; the handles of
+//! all series that follow from a passage's circumstances are kept together, so that a passage costs no label set.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -7,36 +7,40 @@ use std::time::Duration;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::histogram::Histogram;
 use rustc_hash::FxHashMap;
+use smallvec::SmallVec;
 
-use super::metrics::{Edge, Metrics, PAIRS, Words};
+use super::metrics::{Edge, Metrics, Words};
 use super::spans::{Recorder, method};
-use crate::audit::{Access, Outcome};
+use crate::audit::{Access, Outcome, PerCircumstances};
+use crate::strip::Finding;
 
 /// One per writer thread.
 pub struct Observer {
     metrics: Metrics,
     recorder: Option<Recorder>,
-    upstreams: FxHashMap<Arc<str>, PerUpstream>,
-    pairs: usize,
+    kept: PerCircumstances<Handles>,
 }
 
+/// Method, status (0: none) and error.
 type Answer = (&'static str, u16, &'static str);
 
-struct PerUpstream {
-    requests: FxHashMap<(Arc<str>, &'static str, &'static str), Counter>,
-    server: FxHashMap<Answer, Histogram>,
-    client: FxHashMap<Answer, Histogram>,
-    found: FxHashMap<(&'static str, bool), Counter>,
-    edges: FxHashMap<Arc<str>, Edge>,
+/// The series of one kind of passages.
+struct Handles {
+    upstream: Arc<str>,
+    requests: Counter,
     request_bytes: Counter,
     response_bytes: Counter,
+    found: SmallVec<[Counter; 4]>,
+    edge: Option<Edge>,
+    server: FxHashMap<Answer, Histogram>,
+    client: FxHashMap<Answer, Histogram>,
 }
 
 impl Observer {
     /// Without a recorder it only counts.
     #[must_use]
     pub fn new(metrics: Metrics, recorder: Option<Recorder>) -> Self {
-        Self { metrics, recorder, upstreams: FxHashMap::default(), pairs: 0 }
+        Self { metrics, recorder, kept: PerCircumstances::default() }
     }
 
     /// One finished passage.
@@ -48,34 +52,24 @@ impl Observer {
     }
 
     fn count(&mut self, access: &Access) {
-        let name = access.upstream.as_ref().map_or("none", |upstream| &*upstream.name);
-        if !self.upstreams.contains_key(name) {
-            let name: Arc<str> = name.into();
-            self.upstreams.insert(Arc::clone(&name), PerUpstream::new(&self.metrics, &name));
-        }
-        let Some(upstream) = self.upstreams.get_mut(name) else { return };
-        let code = access.outcome.code().map_or(if access.outcome == Outcome::Aborted { "aborted" } else { "" }, |code| code.name());
-        let (metrics, method) = (&self.metrics, method(&access.method).0);
-        upstream.request(metrics, name, access, code);
+        let Self { metrics, kept, .. } = self;
+        let handles = kept.of(access, || Handles::of(metrics, access));
+        let method = method(&access.method).0;
+        handles.requests.inc();
         let status = access.status.map_or(0, |status| status.as_u16());
-        upstream.answered(metrics, name, (method, status, ""), access.took, false);
+        handles.answered(metrics, (method, status, ""), access.took, false);
         for attempt in &access.attempts {
             let status = attempt.status.map_or(0, |status| status.as_u16());
             let took = attempt.ended.saturating_sub(attempt.began);
-            upstream.answered(metrics, name, (method, status, attempt.error.unwrap_or_default()), took, true);
+            handles.answered(metrics, (method, status, attempt.error.unwrap_or_default()), took, true);
         }
-        upstream.request_bytes.inc_by(access.request_bytes);
-        upstream.response_bytes.inc_by(access.response_bytes);
-        for finding in &access.findings {
-            let labels = || vec![label("upstream", name), ("kind", finding.kind.name().into()), ("kept", finding.kept.to_string().into())];
-            let found = upstream.found.entry((finding.kind.name(), finding.kept));
-            found.or_insert_with(|| metrics.series().found.get_or_create_owned(&labels())).inc();
+        handles.request_bytes.inc_by(access.request_bytes);
+        handles.response_bytes.inc_by(access.response_bytes);
+        for found in &handles.found {
+            found.inc();
         }
-        if access.upstream.is_some()
-            && let Some(workload) = &access.workload
-        {
-            let failed = access.outcome != Outcome::Allowed || access.status.is_none_or(|status| status.is_server_error());
-            upstream.linked(metrics, name, workload.id.as_str(), failed, &mut self.pairs);
+        if let Some(edge) = &handles.edge {
+            edge.passed(access.outcome != Outcome::Allowed || access.status.is_none_or(|status| status.is_server_error()));
         }
     }
 }
@@ -84,36 +78,41 @@ fn label(key: &'static str, value: &str) -> (&'static str, Arc<str>) {
     (key, value.into())
 }
 
-impl PerUpstream {
-    fn new(metrics: &Metrics, name: &Arc<str>) -> Self {
-        let labels = vec![("upstream", Arc::clone(name))];
+impl Handles {
+    fn of(metrics: &Metrics, access: &Access) -> Self {
+        let series = metrics.series();
+        let upstream = access.upstream.as_ref().map_or_else(|| "none".into(), |upstream| Arc::clone(&upstream.name));
+        let code = access.outcome.code().map_or(if access.outcome == Outcome::Aborted { "aborted" } else { "" }, |code| code.name());
+        let place = ("upstream", Arc::clone(&upstream));
+        let asked =
+            vec![("listener", Arc::clone(&access.listener)), place.clone(), label("decision", access.decision()), label("code", code)];
+        let found = |finding: &Finding| {
+            let kept = if finding.kept { "true" } else { "false" };
+            series.found.get_or_create_owned(&vec![place.clone(), label("kind", finding.kind.name()), label("kept", kept)])
+        };
+        let workload = access.workload.as_ref().filter(|_| access.upstream.is_some());
         Self {
-            requests: FxHashMap::default(),
+            requests: series.requests.get_or_create_owned(&asked),
+            request_bytes: series.request_bytes.get_or_create_owned(&vec![place.clone()]),
+            response_bytes: series.response_bytes.get_or_create_owned(&vec![place.clone()]),
+            found: access.findings.iter().map(found).collect(),
+            edge: workload.map(|workload| metrics.edge_between(&workload.id.shared(), &upstream)),
             server: FxHashMap::default(),
             client: FxHashMap::default(),
-            found: FxHashMap::default(),
-            edges: FxHashMap::default(),
-            request_bytes: metrics.series().request_bytes.get_or_create_owned(&labels),
-            response_bytes: metrics.series().response_bytes.get_or_create_owned(&labels),
+            upstream,
         }
     }
 
-    fn request(&mut self, metrics: &Metrics, name: &str, access: &Access, code: &'static str) {
-        let decision = access.decision();
-        let labels = || {
-            let listener = ("listener", Arc::clone(&access.listener));
-            vec![listener, label("upstream", name), label("decision", decision), label("code", code)]
-        };
-        let counter = self.requests.entry((Arc::clone(&access.listener), decision, code));
-        counter.or_insert_with(|| metrics.series().requests.get_or_create_owned(&labels())).inc();
-    }
-
-    fn answered(&mut self, metrics: &Metrics, name: &str, answer: Answer, took: Duration, client: bool) {
+    fn answered(&mut self, metrics: &Metrics, answer: Answer, took: Duration, client: bool) {
         let (method, status, error) = answer;
+        let upstream = &self.upstream;
         let labels = || -> Words {
             let status = if status == 0 { String::new() } else { status.to_string() };
-            let mut labels =
-                vec![label("upstream", name), label("http_request_method", method), ("http_response_status_code", status.into())];
+            let mut labels = vec![
+                ("upstream", Arc::clone(upstream)),
+                label("http_request_method", method),
+                ("http_response_status_code", status.into()),
+            ];
             if client {
                 labels.push(label("error_type", error));
             }
@@ -122,20 +121,5 @@ impl PerUpstream {
         let (kept, family) =
             if client { (&mut self.client, &metrics.series().client) } else { (&mut self.server, &metrics.series().server) };
         kept.entry(answer).or_insert_with(|| family.get_or_create_owned(&labels())).observe(took.as_secs_f64());
-    }
-
-    /// Who talks to whom. Workloads beyond the bound share one name.
-    fn linked(&mut self, metrics: &Metrics, upstream: &str, workload: &str, failed: bool, pairs: &mut usize) {
-        let workload = if self.edges.contains_key(workload) || *pairs < PAIRS { workload } else { "other" };
-        if !self.edges.contains_key(workload) {
-            self.edges.insert(workload.into(), metrics.edge_between(workload, upstream));
-            *pairs += 1;
-        }
-        if let Some(edge) = self.edges.get(workload) {
-            edge.all.inc();
-            if failed {
-                edge.failed.inc();
-            }
-        }
     }
 }

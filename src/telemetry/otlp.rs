@@ -1,6 +1,11 @@
 //! OTLP (protobuf, opentelemetry-proto 1.x `trace.proto`) written straight into a buffer: what a span says is known at once, so there
 //! is no tree of attributes to build, copy and measure.
 
+use bytes::Bytes;
+
+/// What a batch leaves free in front of its spans, for all that stands before them in a request; longer resources are copied.
+pub(super) const HEADROOM: usize = 1_024;
+
 /// Wire type of bytes, strings and messages.
 const LEN: u8 = 2;
 
@@ -24,15 +29,6 @@ pub(super) fn bytes(out: &mut Vec<u8>, field: u8, value: &[u8]) {
     out.push((field << 3) | LEN);
     varint(out, value.len() as u64);
     out.extend_from_slice(value);
-}
-
-/// A field of parts that stand one behind the other.
-fn joined(out: &mut Vec<u8>, field: u8, parts: &[&[u8]]) {
-    out.push((field << 3) | LEN);
-    varint(out, parts.iter().map(|part| part.len() as u64).sum());
-    for part in parts {
-        out.extend_from_slice(part);
-    }
 }
 
 fn number(out: &mut Vec<u8>, field: u8, value: u64) {
@@ -91,6 +87,16 @@ impl<'a> Span<'a> {
         Self(scratch)
     }
 
+    /// Attributes without a span: to be put into many.
+    pub(super) fn attributes(scratch: &'a mut Vec<u8>) -> Self {
+        Self(scratch)
+    }
+
+    /// Attributes that were written before.
+    pub(super) fn put(&mut self, attributes: &[u8]) {
+        self.0.extend_from_slice(attributes);
+    }
+
     /// The frame of a `KeyValue` in field 9 with a value of `value` bytes.
     fn key(&mut self, key: &'static str, value: usize) {
         let (key, value) = (key.as_bytes(), value as u64);
@@ -106,6 +112,15 @@ impl<'a> Span<'a> {
     pub(super) fn text(&mut self, key: &'static str, value: &str) {
         self.key(key, 1 + varint_len(value.len() as u64) + value.len());
         bytes(self.0, 1, value.as_bytes());
+    }
+
+    /// An id as lower-case hex.
+    pub(super) fn hex<const N: usize>(&mut self, key: &'static str, id: [u8; N]) {
+        const DIGITS: &[u8; 16] = b"0123456789abcdef";
+        let digit = |nibble: u8| DIGITS.get(usize::from(nibble)).copied().unwrap_or(b'0');
+        let text = id.map(|byte| [digit(byte >> 4), digit(byte & 15)]);
+        self.key(key, 1 + varint_len(2 * N as u64) + 2 * N);
+        bytes(self.0, 1, text.as_flattened());
     }
 
     /// A text of several parts.
@@ -189,16 +204,28 @@ impl Preamble {
         Self { resource, scope, schema: url }
     }
 
-    /// `ExportTraceServiceRequest` around a batch of spans.
-    pub(super) fn request(&self, spans: &[u8]) -> Vec<u8> {
-        let scope_spans = (self.scope.len() + spans.len() + self.schema.len()) as u64;
+    /// `ExportTraceServiceRequest` around a batch of spans that stands behind [`HEADROOM`] bytes: written in front of it where there is
+    /// room, so that no span is copied.
+    pub(super) fn request(&self, mut batch: Vec<u8>) -> Bytes {
+        let spans = batch.len().saturating_sub(HEADROOM);
+        let scope_spans = (self.scope.len() + spans + self.schema.len()) as u64;
         let inner = self.resource.len() as u64 + 1 + varint_len(scope_spans) as u64 + scope_spans;
-        let mut out = Vec::with_capacity(usize::try_from(inner).unwrap_or(0) + 16);
-        out.push((1 << 3) | LEN);
-        varint(&mut out, inner);
-        out.extend_from_slice(&self.resource);
-        joined(&mut out, 2, &[&self.scope, spans, &self.schema]);
-        out
+        let mut front = Vec::with_capacity(self.resource.len() + self.scope.len() + 24);
+        front.push((1 << 3) | LEN);
+        varint(&mut front, inner);
+        front.extend_from_slice(&self.resource);
+        front.push((2 << 3) | LEN);
+        varint(&mut front, scope_spans);
+        front.extend_from_slice(&self.scope);
+        let begin = HEADROOM.checked_sub(front.len());
+        if let Some((begin, room)) = begin.and_then(|begin| Some((begin, batch.get_mut(begin..HEADROOM)?))) {
+            room.copy_from_slice(&front);
+            batch.extend_from_slice(&self.schema);
+            return Bytes::from(batch).slice(begin..);
+        }
+        front.extend_from_slice(batch.get(HEADROOM..).unwrap_or_default());
+        front.extend_from_slice(&self.schema);
+        front.into()
     }
 }
 
@@ -207,6 +234,26 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+
+    #[test]
+    fn a_request_is_the_same_with_and_without_room() {
+        use opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceRequest;
+        use prost::Message as _;
+
+        for long in [3, 2 * HEADROOM] {
+            let preamble = Preamble::new(&[("service.name".to_owned(), "x".repeat(long))], "1", "schema");
+            let mut batch = vec![0; HEADROOM];
+            let head =
+                Head { trace: [1; 16], span: [2; 8], parent: None, remote: false, name: "GET", kind: Kind::Server, start: 1, end: 2 };
+            for _ in 0..2 {
+                Span::begin(&mut Vec::new(), &head).end(&mut batch);
+            }
+            let request = ExportTraceServiceRequest::decode(preamble.request(batch)).unwrap();
+            let scope = &request.resource_spans[0].scope_spans[0];
+            assert_eq!((scope.spans.len(), scope.schema_url.as_str(), scope.spans[1].name.as_str()), (2, "schema", "GET"));
+            assert_eq!(request.resource_spans[0].resource.as_ref().unwrap().attributes.len(), 1);
+        }
+    }
 
     proptest! {
         #[test]

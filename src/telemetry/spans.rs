@@ -1,9 +1,10 @@
 //! Spans of a finished passage, written at once: a SERVER span, a CLIENT child for each attempt, and INTERNAL children only where they
 //! took time (obtaining a credential that was not there, connecting). They wait in a bounded queue; what finds no place is counted.
+//! Attributes that follow from the circumstances of a passage are encoded once and put into every span of the same circumstances.
 
 use std::collections::VecDeque;
 use std::fmt::Write;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -13,11 +14,11 @@ use tokio::sync::Notify;
 
 use super::context::Ids;
 use super::names as n;
-use super::otlp::{Head, Kind, Span};
-use crate::audit::{Access, Attempt, Outcome};
+use super::otlp::{HEADROOM, Head, Kind, Span};
+use crate::audit::{Access, Attempt, Outcome, PerCircumstances};
 use crate::capture::{Destination, Mode, Peer};
 
-/// Encoded spans, and how many.
+/// Encoded spans behind [`HEADROOM`] free bytes, and how many.
 #[derive(Debug, Default)]
 pub(super) struct Chunk {
     pub(super) bytes: Vec<u8>,
@@ -86,7 +87,8 @@ impl Spans {
     /// The side that writes; one per thread that observes passages.
     #[must_use]
     pub fn recorder(&self) -> Recorder {
-        Recorder { spans: self.clone(), ids: Ids::new(), scratch: Vec::with_capacity(2_048), shown: String::with_capacity(64) }
+        let (scratch, shown) = (Vec::with_capacity(2_048), String::with_capacity(64));
+        Recorder { spans: self.clone(), ids: Ids::new(), kept: PerCircumstances::default(), scratch, shown }
     }
 
     /// The next chunk; what is not full yet only when `rest`.
@@ -119,11 +121,49 @@ impl Spans {
     }
 }
 
+/// Encoded attributes of all spans of the same circumstances.
+struct Recurring {
+    server: Box<[u8]>,
+    client: Box<[u8]>,
+    /// The destination, before the path of `url.full`.
+    origin: Box<str>,
+}
+
+impl Recurring {
+    fn of(access: &Access) -> Self {
+        let (mut server, mut client, mut shown) = (Vec::with_capacity(1_024), Vec::with_capacity(256), String::new());
+        let mut span = Span::attributes(&mut server);
+        if let Some(to) = &access.destination {
+            span.text(n::URL_SCHEME, to.scheme.as_str());
+            destination(&mut span, to);
+        }
+        span.text(n::LISTENER, &access.listener);
+        span.text(n::CAPTURE, mode(access.mode));
+        judgement(&mut span, access);
+        credentials(&mut span, access, &mut shown);
+        match access.outcome {
+            Outcome::Refused(code) => span.parts(n::ERROR_TYPE, &["exeat.", code.name()]),
+            Outcome::Aborted => span.text(n::ERROR_TYPE, "exeat.aborted"),
+            Outcome::Allowed => {}
+        }
+        shown.clear();
+        let mut span = Span::attributes(&mut client);
+        if let Some(to) = &access.destination {
+            destination(&mut span, to);
+            show(&mut shown, to);
+        }
+        if let Some(upstream) = &access.upstream {
+            span.text(n::SERVICE_PEER_NAME, &upstream.name);
+        }
+        Self { server: server.into(), client: client.into(), origin: shown.into() }
+    }
+}
+
 /// Writes the spans of passages.
-#[derive(Debug)]
 pub struct Recorder {
     spans: Spans,
     ids: Ids,
+    kept: PerCircumstances<Recurring>,
     scratch: Vec<u8>,
     shown: String,
 }
@@ -144,6 +184,9 @@ impl Recorder {
         }
         let start = u64::try_from(access.time.as_nanosecond()).unwrap_or(0);
         let batch = &mut waiting.current.bytes;
+        if batch.is_empty() {
+            batch.resize(HEADROOM, 0);
+        }
         let mut written = 1;
         self.server(access, start, batch);
         for (nth, attempt) in access.attempts.iter().enumerate() {
@@ -190,12 +233,9 @@ impl Recorder {
         }
         span.text(n::URL_PATH, &access.path);
         span.text(n::NETWORK_PROTOCOL_VERSION, version(access.version));
-        if let Some(to) = &access.destination {
-            span.text(n::URL_SCHEME, to.scheme.as_str());
-            destination(&mut span, to);
-        }
+        span.put(&self.kept.of(access, || Recurring::of(access)).server);
         if let Peer::Tcp { address, .. } = access.peer {
-            show(&mut self.shown, address.ip());
+            show_ip(&mut self.shown, address.ip());
             span.text(n::CLIENT_ADDRESS, &self.shown);
             peer(&mut span, &self.shown, address);
         }
@@ -204,24 +244,11 @@ impl Recorder {
         }
         span.number(n::HTTP_REQUEST_BODY_SIZE, access.request_bytes);
         span.number(n::HTTP_RESPONSE_BODY_SIZE, access.response_bytes);
-        self.shown.clear();
-        // Writing to a string cannot fail.
-        if write!(self.shown, "{:032x}", access.id).is_ok() {
-            span.text(n::REQUEST_ID, &self.shown);
-        }
-        span.text(n::LISTENER, &access.listener);
-        span.text(n::CAPTURE, mode(access.mode));
-        judgement(&mut span, access);
-        credentials(&mut span, access, &mut self.shown);
+        span.hex(n::REQUEST_ID, access.id.to_be_bytes());
+        own(&mut span, access);
         let failed = match access.outcome {
-            Outcome::Refused(code) => {
-                span.parts(n::ERROR_TYPE, &["exeat.", code.name()]);
-                code.status().is_server_error()
-            }
-            Outcome::Aborted => {
-                span.text(n::ERROR_TYPE, "exeat.aborted");
-                true
-            }
+            Outcome::Refused(code) => code.status().is_server_error(),
+            Outcome::Aborted => true,
             Outcome::Allowed => status_error(&mut span, access.status.filter(StatusCode::is_server_error)),
         };
         if failed {
@@ -249,14 +276,14 @@ impl Recorder {
         if let Some(original) = original {
             span.text(n::HTTP_REQUEST_METHOD_ORIGINAL, original);
         }
-        if let Some(to) = &access.destination {
-            show(&mut self.shown, to);
-            span.parts(n::URL_FULL, &[&self.shown, &access.path]);
-            destination(&mut span, to);
+        let recurring = self.kept.of(access, || Recurring::of(access));
+        span.put(&recurring.client);
+        if access.destination.is_some() {
+            span.parts(n::URL_FULL, &[&recurring.origin, &access.path]);
         }
         span.text(n::NETWORK_PROTOCOL_VERSION, version(attempt.version));
         if let Some(address) = attempt.address {
-            show(&mut self.shown, address.ip());
+            show_ip(&mut self.shown, address.ip());
             peer(&mut span, &self.shown, address);
         }
         if let Some(status) = attempt.status {
@@ -264,9 +291,6 @@ impl Recorder {
         }
         if nth > 0 {
             span.number(n::HTTP_REQUEST_RESEND_COUNT, nth as u64);
-        }
-        if let Some(upstream) = &access.upstream {
-            span.text(n::SERVICE_PEER_NAME, &upstream.name);
         }
         span.flag(n::CONNECTION_REUSED, attempt.reused);
         let failed = match attempt.error {
@@ -316,6 +340,19 @@ fn show(shown: &mut String, value: impl std::fmt::Display) {
     }
 }
 
+/// As `Display` shows it.
+fn show_ip(shown: &mut String, ip: IpAddr) {
+    let IpAddr::V4(v4) = ip else { return show(shown, ip) };
+    shown.clear();
+    let mut digits = itoa::Buffer::new();
+    for (at, octet) in v4.octets().into_iter().enumerate() {
+        if at > 0 {
+            shown.push('.');
+        }
+        shown.push_str(digits.format(octet));
+    }
+}
+
 fn destination(span: &mut Span<'_>, to: &Destination) {
     span.text(n::SERVER_ADDRESS, to.host.as_str());
     span.number(n::SERVER_PORT, u64::from(to.port));
@@ -333,6 +370,7 @@ fn status_error(span: &mut Span<'_>, status: Option<StatusCode>) -> bool {
     status.is_some()
 }
 
+/// What follows from the circumstances: who, where, which rule.
 fn judgement(span: &mut Span<'_>, access: &Access) {
     if let Some(workload) = &access.workload {
         span.text(n::IDENTITY_ID, workload.id.as_str());
@@ -356,6 +394,10 @@ fn judgement(span: &mut Span<'_>, access: &Access) {
     }
     span.number(n::POLICY_REVISION, access.revision);
     span.text(n::STAGE, if access.observed { "observe" } else { "enforce" });
+}
+
+/// What a judgement says of this passage alone.
+fn own(span: &mut Span<'_>, access: &Access) {
     if let Some(would) = &access.would_be {
         let (word, rule) = match &would.outcome {
             Ok(rule) => ("allowed", Some(rule)),
@@ -371,6 +413,9 @@ fn judgement(span: &mut Span<'_>, access: &Access) {
     }
     if access.tunnel {
         span.flag(n::TUNNEL, true);
+    }
+    if access.reflected {
+        span.flag(n::CREDENTIAL_REFLECTED, true);
     }
 }
 
@@ -395,9 +440,6 @@ fn credentials(span: &mut Span<'_>, access: &Access, shown: &mut String) {
         span.text(n::CREDENTIAL_CACHE, if access.cached { "hit" } else { "miss" });
         show(shown, credential.fingerprint);
         span.text(n::CREDENTIAL_FINGERPRINT, shown);
-    }
-    if access.reflected {
-        span.flag(n::CREDENTIAL_REFLECTED, true);
     }
 }
 
