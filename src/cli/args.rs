@@ -171,6 +171,8 @@ pub(super) enum CheckFormat {
     Json,
     /// GitHub annotations.
     Github,
+    /// SARIF 2.1.0, for code hosts and editors.
+    Sarif,
 }
 
 /// Parses the command line, runs the subcommand, says how it ended.

@@ -22,6 +22,7 @@ pub(super) fn check(args: &CheckArgs) -> ExitCode {
         CheckFormat::Text => finding.text(coloured),
         CheckFormat::Json => finding.json(),
         CheckFormat::Github => finding.github(),
+        CheckFormat::Sarif => super::sarif::log(&finding.diagnostics),
     };
     let mut out = std::io::stdout().lock();
     // a closed pipe on the way out changes nothing about the configuration

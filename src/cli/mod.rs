@@ -13,6 +13,7 @@ mod jwks;
 mod place;
 mod policy;
 mod run;
+mod sarif;
 mod schema;
 mod status;
 mod version;

@@ -31,6 +31,8 @@ mod window;
 #[cfg(test)]
 mod decisions;
 #[cfg(test)]
+mod denials;
+#[cfg(test)]
 mod differential;
 #[cfg(test)]
 mod hostile;

@@ -91,7 +91,7 @@ fn text(changes: &[Change]) -> String {
     }
     let one = |change: &Change| {
         let mark = if change.kind.widens() { '+' } else { '-' };
-        let who: String = change.who.iter().filter(|_| change.counted).map(|who| format!("    {who}\n")).collect();
+        let who = change.who.iter().filter(|_| change.counted).fold(String::new(), |text, who| text + "    " + who + "\n");
         let rule = if change.rule.is_empty() { String::new() } else { format!("    by {}\n", change.rule) };
         format!("{mark} {change}\n{who}{rule}")
     };

@@ -103,8 +103,8 @@ fn of_rule(set: &PolicySet, catalogue: &Catalogue, rule: &Rule, spot: Spot, aske
         .filter(|(_, regions)| !regions.is_empty())
         .collect();
     let denies: Vec<&Region> = around.iter().filter(|(other, _)| firm(other, at)).flat_map(|(_, regions)| regions).collect();
-    let denied = |region: &Region| without(vec![region.clone()], denies.iter().copied()).is_empty();
-    let left: Vec<Region> = regions.filter(|region| !denied(region)).collect();
+    let is_gone = |region: &Region| without(vec![region.clone()], denies.iter().copied()).is_empty();
+    let left: Vec<Region> = regions.filter(|region| !is_gone(region)).collect();
     // paths by who may take them, then who by equal paths: each line is a whole product
     let mut paths: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
     for region in &left {

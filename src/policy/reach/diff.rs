@@ -92,7 +92,7 @@ impl fmt::Display for Change {
         let singular = one || !self.counted;
         let verb = |one: &'static str, many: &'static str| if singular { one } else { many };
         let way = if self.tunnel { "a tunnel to".to_owned() } else { format!("{} on", self.methods) };
-        let place = if self.tunnel { self.upstream.to_string() } else { format!("{} {}", self.upstream, self.path) };
+        let place = if self.tunnel { self.upstream.clone() } else { format!("{} {}", self.upstream, self.path) };
         let under = |terms: &str| if terms.is_empty() { String::new() } else { format!(", {terms}") };
         match self.kind {
             Kind::Gain => write!(f, "{who} {} {way} {place}{}", verb("gains", "gain"), under(&self.after)),
@@ -305,7 +305,7 @@ impl Found {
                         let fits = match kind {
                             Kind::Grant => other.grant != part.grant,
                             Kind::Extended | Kind::Shortened => other.is_as_wide(part),
-                            _ => true,
+                            Kind::Gain | Kind::Loosened | Kind::Observed | Kind::Loss | Kind::Tightened | Kind::Enforced => true,
                         };
                         fits && other.region.meet(&region).is_some()
                     });
@@ -320,7 +320,7 @@ impl Found {
         let about = |part: &Part| match kind {
             Kind::Grant => part.grant.clone(),
             Kind::Extended | Kind::Shortened => part.until.map(|until| until.to_string()).unwrap_or_default(),
-            _ => part.words(),
+            Kind::Gain | Kind::Loosened | Kind::Observed | Kind::Loss | Kind::Tightened | Kind::Enforced => part.words(),
         };
         let (ours, theirs) = (about(part), former.map(about).unwrap_or_default());
         let (before, after) = if forward { (theirs, ours) } else { (ours, theirs) };

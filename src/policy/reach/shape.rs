@@ -47,10 +47,11 @@ impl Class {
     fn sample(&self) -> String {
         match self {
             Self::One(text) => text.to_string(),
-            Self::Not(names) => (0..)
-                .map(|turn| if turn == 0 { "x".to_owned() } else { format!("x{turn}") })
-                .find(|name| !names.contains(name.as_str()))
-                .unwrap_or_default(),
+            // one more name than are excluded is enough
+            Self::Not(names) => {
+                let tries = (0..=names.len()).map(|turn| if turn == 0 { "x".to_owned() } else { format!("x{turn}") });
+                tries.into_iter().find(|name| !names.contains(name.as_str())).unwrap_or_default()
+            }
         }
     }
 

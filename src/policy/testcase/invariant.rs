@@ -35,7 +35,7 @@ impl Invariant {
         let (area, only, place) = match (&written.never, &written.only, &written.may) {
             (Some(never), None, None) => (never, None, never.at),
             (None, Some(only), Some(may)) => (may, Some(only), only.at),
-            (None, None, None) | (Some(_), _, _) | (None, Some(_), None) | (None, None, Some(_)) => {
+            (Some(_), _, _) | (None, Some(_) | None, None) | (None, None, Some(_)) => {
                 let place = [written.never.as_ref().map(|word| word.at), written.only.as_ref().map(|word| word.at)];
                 let place = place.into_iter().flatten().next().or_else(|| written.may.as_ref().map(|word| word.at));
                 let place = place.or_else(|| written.name.as_ref().map(|name| name.at)).unwrap_or(Place::START);

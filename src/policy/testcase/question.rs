@@ -1,5 +1,6 @@
 //! `Question`: one request to policy, made of what people wrote, and the answers to it.
 
+use std::fmt::Write as _;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
@@ -323,7 +324,7 @@ fn escape(text: &str, into: &mut String) {
         if byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'~') {
             into.push(char::from(byte));
         } else {
-            into.push_str(&format!("%{byte:02X}"));
+            let _written = write!(into, "%{byte:02X}");
         }
     }
 }

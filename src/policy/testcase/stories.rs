@@ -194,6 +194,7 @@ fn an_invariant_that_fails_names_the_rule_and_a_request() {
 }
 
 #[test]
+#[expect(clippy::too_many_lines, reason = "one file with every mistake, and what its author reads")]
 fn mistakes_of_a_test_file() {
     insta::assert_snapshot!(told("table:
   - { name: a, use: chrge, expect: allow }

@@ -39,7 +39,9 @@ impl Suite {
         let (document, found) = parse_all::<TestDocument>(source);
         let Some(document) = document else { return Err(found) };
         let mut report = Report::new(source.clone());
-        found.into_iter().for_each(|mistake| report.push(mistake));
+        for mistake in found {
+            report.push(mistake);
+        }
         let at = document.at.build(&mut report);
         let rows = document.table.iter().filter_map(|row| read_row(&document, row, ground, at, &mut report)).collect();
         let held = document.invariants.iter().filter_map(|held| Invariant::read(held, ground, at?, &mut report)).collect();

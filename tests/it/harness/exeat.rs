@@ -401,6 +401,7 @@ impl Exeat {
         Wire::tcp(self.port(listener))
     }
 
+    /// The answer of the status server, once it listens.
     pub fn try_status(&self, path: &str) -> Option<Answer> {
         let stream = std::net::TcpStream::connect(("127.0.0.1", self.house.status)).ok()?;
         drop(stream);
