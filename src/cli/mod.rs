@@ -10,6 +10,7 @@ mod completions;
 mod harden;
 mod jwks;
 mod place;
+mod revoke;
 mod run;
 mod schema;
 mod status;

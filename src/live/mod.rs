@@ -8,6 +8,6 @@ mod blocks;
 mod board;
 mod target;
 
-pub use blocks::{Block, Blocks, Touched};
+pub use blocks::{Block, Blocks, Tally, Touched};
 pub use board::{Follower, Live};
 pub use target::{Target, TargetError};
