@@ -32,6 +32,9 @@ pub struct Recalled {
     pub last_ends: Option<Timestamp>,
 }
 
+/// Who is asked to take back what.
+type Ask = (Arc<dyn CredentialProvider>, Discarded);
+
 /// Discards every grant that these blocks stand against.
 pub(super) fn discard(blocks: &[&Block], broker: &Broker, snapshot: &Snapshot) -> Vec<Discarded> {
     let mut doomed = Blocks::default();
@@ -59,16 +62,15 @@ pub(super) fn discard(blocks: &[&Block], broker: &Broker, snapshot: &Snapshot) -
 /// Has the issuers asked, and tells what will become of the grants.
 pub(super) fn recall(discarded: Vec<Discarded>, snapshot: &Snapshot, ledger: &Ledger, metrics: &Metrics) -> Recalled {
     let mut told = Recalled { discarded: discarded.len() as u64, ..Recalled::default() };
-    let (mut asked, mut endless): (Vec<(Arc<dyn CredentialProvider>, Discarded)>, bool) = (Vec::new(), false);
+    let (mut asked, mut endless): (Vec<Ask>, bool) = (Vec::new(), false);
     for one in discarded {
         let definition = snapshot.definitions.get(&one.credential.terms.profile.name);
-        match definition.filter(|definition| definition.digest == one.definition && definition.provider.revokes()) {
-            Some(definition) => asked.push((Arc::clone(&definition.provider), one)),
-            None => {
-                told.issuer_cannot += 1;
-                endless |= one.credential.not_after.is_none();
-                told.last_ends = told.last_ends.max(one.credential.not_after);
-            }
+        if let Some(definition) = definition.filter(|definition| definition.digest == one.definition && definition.provider.revokes()) {
+            asked.push((Arc::clone(&definition.provider), one));
+        } else {
+            told.issuer_cannot += 1;
+            endless |= one.credential.not_after.is_none();
+            told.last_ends = told.last_ends.max(one.credential.not_after);
         }
     }
     told.last_ends = told.last_ends.filter(|_| !endless);
@@ -79,7 +81,7 @@ pub(super) fn recall(discarded: Vec<Discarded>, snapshot: &Snapshot, ledger: &Le
     told
 }
 
-async fn ask_issuers(asked: Vec<(Arc<dyn CredentialProvider>, Discarded)>, ledger: Ledger, metrics: Metrics) {
+async fn ask_issuers(asked: Vec<Ask>, ledger: Ledger, metrics: Metrics) {
     futures_util::stream::iter(asked)
         .for_each_concurrent(AT_ONCE, |(provider, one)| {
             let (ledger, metrics) = (ledger.clone(), metrics.clone());

@@ -137,7 +137,6 @@ impl Broker {
 
     /// Takes every grant that `doomed` names out of use; issues under way for it end in vain. `doomed` must not call the broker. What
     /// was discarded.
-    #[expect(clippy::must_use_candidate, reason = "called for what it does")]
     pub fn discard_where(&self, cause: Cause, doomed: impl Fn(Grant<'_>) -> bool) -> Vec<Discarded> {
         // The name of a grant that is still being issued is not known here: an empty one stands for it.
         let unknown = GrantId(Arc::from(""));
