@@ -73,7 +73,8 @@ pub fn ask(
 /// The error and the next step of an answer as one line; another text as it is.
 fn told(body: &str) -> String {
     let document: Value = serde_json::from_str(body).unwrap_or_default();
-    match (document["error"].as_str(), document["next_step"].as_str()) {
+    let word = |name: &str| document.get(name).and_then(Value::as_str);
+    match (word("error"), word("next_step")) {
         (Some(error), Some(next_step)) => format!("{error}; {next_step}"),
         (Some(error), None) => error.to_owned(),
         (None, _) => body.to_owned(),

@@ -269,7 +269,7 @@ mod tests {
             stream.write_all(sent.as_bytes()).unwrap();
             let mut answer = [0; 12];
             stream.read_exact(&mut answer).unwrap();
-            assert_eq!(String::from_utf8_lossy(&answer), expected, "{method} {path} {:.40}", body);
+            assert_eq!(String::from_utf8_lossy(&answer), expected, "{method} {path} {body:.40}");
         }
     }
 

@@ -11,7 +11,7 @@ use crate::admin::{Health, Reply, Route};
 use crate::audit::{Event, GrantChange, Ledger};
 use crate::clock::Clock;
 use crate::config::Config;
-use crate::control::Reload;
+use crate::control::{Reload, Revoke};
 use crate::credentials::providers::KeyRings;
 use crate::credentials::{GrantEvent, Happening};
 use crate::snapshot::Current;
@@ -83,6 +83,7 @@ pub(super) struct Standing {
     pub(super) config: Config,
     pub(super) snapshots: Arc<Current>,
     pub(super) reload: Arc<Reload>,
+    pub(super) revoke: Arc<Revoke>,
     pub(super) ledger: Ledger,
     pub(super) health: Arc<Health>,
     pub(super) metrics: Metrics,
@@ -109,6 +110,7 @@ impl Standing {
             "revision": snapshot.revision,
             "policy": snapshot.policies.revision(),
             "trust_domain": &*self.config.trust_domain,
+            "revocations": super::revocations::in_force(&self.revoke),
             "listeners": listeners,
             "upstreams": upstreams,
             "reload": {

@@ -9,6 +9,7 @@ mod household;
 mod keys;
 mod policies;
 mod records;
+mod revocations;
 mod start;
 
 pub use keys::{ca_certificate, open_state};

@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::net::SocketAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
@@ -16,13 +16,13 @@ use tokio::sync::watch;
 use super::build::Builder;
 use super::drain::{self, DrainThenStop};
 use super::household::{self, Standing};
-use super::{keys, policies, records};
+use super::{keys, policies, records, revocations};
 use crate::address::{OwnListeners, Resolver};
 use crate::admin::{self, Admin, Door, Guard, Health};
 use crate::audit::{Event, Ledger};
 use crate::clock::{Clock, SystemClock};
 use crate::config::{self, AdminGuard, Loaded};
-use crate::control::{Cause, Publish, Reload, Watch};
+use crate::control::{self, Cause, Publish, Reload, Revoke, Watch};
 use crate::credentials::providers::{KeyRings, Rhythm};
 use crate::credentials::{self, Broker};
 use crate::gate::Gate;
@@ -136,6 +136,7 @@ pub fn start(path: &Path, signals: Signals) -> Result<Running, Failed> {
         .build()
         .map_err(|error| Failed::failure(format!("no thread can be started: {error}")))?;
     let heard = drain::listen(&household, signals).map_err(|error| Failed::failure(format!("signals cannot be heard: {error}")))?;
+    let kill = revocations::listen(&household, signals).map_err(|error| Failed::failure(format!("signals cannot be heard: {error}")))?;
     let health = Arc::new(Health::default());
     let own = OwnListeners::default();
     let resolver = Arc::new(Resolver::system(own.clone(), Arc::clone(&clock)));
@@ -171,6 +172,7 @@ pub fn start(path: &Path, signals: Signals) -> Result<Running, Failed> {
     let (watched, digest) = (loaded.watched.clone(), loaded.digest);
     let reload = Arc::new(Reload::new(path.to_owned(), Arc::clone(&clock), &loaded));
     house.first(loaded)?;
+    let revoke = house.revocations(&live, config.revocations.clone())?;
 
     let interceptor = Interceptor::new(authority, Arc::clone(&clock)).map_err(|error| Failed::config(error.to_string()))?;
     let threads = config.threads.or_else(|| std::thread::available_parallelism().ok()).map_or(1, std::num::NonZeroUsize::get);
@@ -206,6 +208,9 @@ pub fn start(path: &Path, signals: Signals) -> Result<Running, Failed> {
     household.spawn(household::tend_keys(Arc::clone(&rings), Arc::clone(&clock), Arc::clone(&health)));
     household.spawn(household::watch_audit(ledger.clone(), Arc::clone(&health)));
     household.spawn(Arc::clone(&reload).supervise(watch, publish));
+    let watch = household.block_on(async { revoke.watch(config.limits.file_poll) });
+    household.spawn(Arc::clone(&revoke).supervise(watch));
+    household.spawn(revocations::heed(kill, Arc::clone(&revoke)));
     if let Some(socket) = status_socket {
         let door = Door::Status(records::status(&health, &metrics, &rings));
         household.spawn(admin::serve(socket, door, Guard::Open));
@@ -218,12 +223,14 @@ pub fn start(path: &Path, signals: Signals) -> Result<Running, Failed> {
             config: config.clone(),
             snapshots: Arc::clone(&house.snapshots),
             reload,
+            revoke: Arc::clone(&revoke),
             ledger: ledger.clone(),
             health: Arc::clone(&health),
             metrics: metrics.clone(),
             listeners: config.listeners.iter().map(|listener| (Arc::clone(&listener.name), listener.address.to_string())).collect(),
         };
-        let routes = household::routes(standing, ask);
+        let mut routes = household::routes(standing, ask);
+        routes.extend(revocations::routes(&revoke));
         household.spawn(admin::serve(socket, Door::Admin(Admin::new(routes)), guard));
     }
     let (wish, wished) = watch::channel(false);
@@ -342,6 +349,22 @@ impl House {
         self.health.set("policy", Err(why));
         self.snapshots.publish(snapshot);
         Ok(())
+    }
+
+    /// Puts into force what was revoked before; from here on more can be.
+    fn revocations(&self, live: &Arc<Live>, file: Option<PathBuf>) -> Result<Arc<Revoke>, Failed> {
+        let health = Arc::clone(&self.health);
+        let around = control::Surroundings {
+            live: Arc::clone(live),
+            broker: Arc::clone(&self.broker),
+            snapshots: Arc::clone(&self.snapshots),
+            state: Arc::clone(&self.state),
+            ledger: self.ledger.clone(),
+            metrics: self.metrics.clone(),
+            clock: Arc::clone(&self.builder.clock),
+            warn: Arc::new(move |about, why| health.warn(about, why)),
+        };
+        Revoke::open(around, file).map(Arc::new).map_err(|error| Failed::config(error.to_string()))
     }
 
     fn publish(&self, read: Result<Loaded, Vec<Diagnostic>>, cause: Cause) -> Result<(), Vec<Diagnostic>> {

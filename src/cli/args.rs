@@ -23,6 +23,10 @@ enum Command {
     /// Play the whole story on loopback: issuer, upstream, policy and traffic in one process.
     Demo(DemoArgs),
     /// Run the proxy.
+    ///
+    /// SIGHUP reads the configuration again. SIGTERM and SIGINT drain and stop; a second one stops at once. SIGUSR1 revokes everything,
+    /// as `exeat revoke everything` does: every request is refused and every stream ends, also after a restart, until
+    /// `exeat restore everything`.
     Run(RunArgs),
     /// Check configuration and policies; opens no socket and needs no secret.
     Check(CheckArgs),
@@ -30,6 +34,10 @@ enum Command {
     Status(StatusArgs),
     /// Who talked to whom since the start: workloads, upstreams, passages.
     Edges(StatusArgs),
+    /// Take access away from a running exeat, now: requests, streams, credentials. It outlives a restart.
+    Revoke(RevokeArgs),
+    /// Lift a revocation.
+    Restore(RestoreArgs),
     /// Print the public keys that upstreams verify tokens with (JWKS, RFC 7517).
     Jwks(ConfigArg),
     /// Print the interception CA's certificate (PEM), for the trust stores of clients.
@@ -120,6 +128,39 @@ pub(super) struct StatusArgs {
     pub(super) json: bool,
 }
 
+#[derive(Debug, clap::Args)]
+pub(super) struct RevokeArgs {
+    /// `everything`, or one of `workload ID`, `upstream NAME`, `credential NAME`, `rule POLICY/RULE`, `lease ID`, `grant ID`.
+    #[arg(required_unless_present = "list", num_args = 1..=2, value_name = "TARGET")]
+    pub(super) target: Vec<String>,
+    /// Why, for the record.
+    #[arg(long, default_value = "", value_name = "TEXT")]
+    pub(super) reason: String,
+    /// Show what is revoked.
+    #[arg(long, conflicts_with_all = ["target", "reason"])]
+    pub(super) list: bool,
+    /// As JSON.
+    #[arg(long)]
+    pub(super) json: bool,
+    #[command(flatten)]
+    pub(super) ask: AdminArg,
+}
+
+#[derive(Debug, clap::Args)]
+pub(super) struct RestoreArgs {
+    /// As it was revoked; `exeat revoke --list` shows what is.
+    #[arg(required = true, num_args = 1..=2, value_name = "TARGET")]
+    pub(super) target: Vec<String>,
+    /// Why, for the record.
+    #[arg(long, default_value = "", value_name = "TEXT")]
+    pub(super) reason: String,
+    /// As JSON.
+    #[arg(long)]
+    pub(super) json: bool,
+    #[command(flatten)]
+    pub(super) ask: AdminArg,
+}
+
 #[derive(Debug, Subcommand)]
 pub(super) enum AuditCommand {
     /// Check the hash chain; names the first line that does not fit.
@@ -197,6 +238,8 @@ pub fn main() -> ExitCode {
         Command::Check(check) => super::check::check(&check),
         Command::Status(status) => super::status::status(&status),
         Command::Edges(edges) => super::edges::edges(&edges),
+        Command::Revoke(revoke) => super::revoke::revoke(&revoke),
+        Command::Restore(restore) => super::revoke::restore(&restore),
         Command::Jwks(config) => super::jwks::jwks(&config),
         Command::Ca(ca) => super::ca::ca(&ca),
         Command::Policy(command) => super::policy::run(&command),

@@ -12,6 +12,7 @@ mod harden;
 mod jwks;
 mod place;
 mod policy;
+mod revoke;
 mod run;
 mod sarif;
 mod schema;

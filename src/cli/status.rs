@@ -48,6 +48,9 @@ fn page(document: &Value) -> String {
             .map(|check| format!("[-] {}: {}", word(&check["check"]), word(&check["why"]))),
     );
     lines.extend(list("/reload/needs_restart").iter().map(|name| format!("[!] a change of `{}` needs a restart", word(name))));
+    if !list("/revocations").is_empty() {
+        lines.extend(super::revoke::list(document).lines().map(str::to_owned));
+    }
     lines.extend(list("/listeners").iter().map(|one| format!("listener   {:<20} {}", word(&one["name"]), word(&one["address"]))));
     lines.extend(
         list("/upstreams")

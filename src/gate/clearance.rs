@@ -9,7 +9,7 @@ use crate::clock::Timestamp;
 use crate::credentials::Credential;
 use crate::edits::Edits;
 use crate::inject;
-use crate::live::Live;
+use crate::live::{Live, Touched};
 use crate::policy::{self, Permit, Plan};
 use crate::refusal::{Code, Refusal};
 
@@ -51,7 +51,8 @@ impl Clearance {
     /// # Errors
     /// Something of it was revoked, the rule's time is over, or the credential's.
     pub fn still_stands(&self, live: &Live, now: Timestamp) -> Result<(), Refusal> {
-        if let Some(block) = live.blocks().on(&self.permit.touched()) {
+        let grant = self.credential.as_ref().map(|credential| &*credential.grant.0);
+        if let Some(block) = live.blocks().on(&Touched { grant, ..self.permit.touched() }) {
             return Err(policy::revoked(block));
         }
         if self.permit.until().is_some_and(|until| until <= now) {

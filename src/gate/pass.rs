@@ -12,10 +12,10 @@ use crate::audit::Access;
 use crate::capture::{self, Arrival, Destination, Host, Scheme, Target};
 use crate::catalogue::{Origin, Upstream};
 use crate::clock::Clock;
-use crate::credentials::{Broker, Credential};
+use crate::credentials::{Broker, Credential, IssueError};
 use crate::identity::{Caller, Identified, Workload};
 use crate::live::Live;
-use crate::policy::{AccessRequest, Decision, Plan};
+use crate::policy::{self, AccessRequest, Decision, Permit, Plan};
 use crate::refusal::{Code, Refusal};
 use crate::secret::FingerprintKey;
 use crate::snapshot::Snapshot;
@@ -69,11 +69,17 @@ impl Gate {
         Ok(Connect::Tunnel(Box::new(self.judge(snapshot, arrival, parts, access, judged).await?)))
     }
 
-    /// Whether a live passage would still be allowed by this snapshot; `parts` is the head that was judged.
+    /// Whether this connection still proves this workload: its identity source may have lost it.
+    #[must_use]
+    pub fn still_is(&self, snapshot: &Snapshot, arrival: &Arrival, workload: &Workload) -> bool {
+        who(snapshot, arrival).is_ok_and(|now| now.id == workload.id)
+    }
+
+    /// Whether a live passage would still be allowed by this snapshot, and by which permit; `parts` is the head that was judged.
     ///
     /// # Errors
     /// The refusal that the request would get now.
-    pub fn rejudge(&self, snapshot: &Snapshot, arrival: &Arrival, parts: &Parts, tunnel: bool) -> Result<(), Refusal> {
+    pub fn rejudge(&self, snapshot: &Snapshot, arrival: &Arrival, parts: &Parts, tunnel: bool) -> Result<Permit, Refusal> {
         ready(snapshot)?;
         let (upstream, destination) = find(snapshot, arrival, parts)?;
         let workload = self.who(snapshot, arrival, parts)?;
@@ -88,7 +94,7 @@ impl Gate {
             tunnel,
         };
         let decision = snapshot.policies.decide(&request, &stripped, &self.live, self.clock.now());
-        decision.outcome.map(drop).map_err(|denied| denied.refusal())
+        decision.outcome.map_err(|denied| denied.refusal())
     }
 
     /// An upstream answered 401 to the credential of this clearance: another one of the same permit, if the broker finds that the used one
@@ -178,13 +184,18 @@ impl Gate {
                 } else {
                     let issued = self.broker.obtain(&permit, &snapshot.definitions).await;
                     access.obtained = self.clock.instant().saturating_duration_since(access.began);
-                    issued.map_err(|error| error.refusal())?
+                    issued.map_err(|error| self.unissued(&permit, &error))?
                 };
                 access.credential = Some(Arc::clone(&credential));
                 Some(credential)
             }
         };
         Ok(Clearance { permit, destination, credential, strip })
+    }
+
+    /// An issue that ended in vain because of a revocation is refused as what it is.
+    fn unissued(&self, permit: &Permit, error: &IssueError) -> Refusal {
+        self.live.blocks().on(&permit.touched()).map_or_else(|| error.refusal(), |block| policy::revoked(block))
     }
 
     fn read<'a>(&self, snapshot: &Snapshot, upstream: &Upstream, parts: &'a Parts) -> Result<(Action<'a>, strip::Stripped), Refusal> {

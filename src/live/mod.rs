@@ -12,7 +12,7 @@ mod limits;
 mod register;
 mod target;
 
-pub use blocks::{Block, Blocks, Touched};
+pub use blocks::{Block, Blocks, Tally, Touched};
 pub use board::{Follower, Live};
 pub use lease::{Binding, CEILING, End, Lease, LeaseError, LeaseTerms, MOST_USES, MaxUses, Missing, Opening, Taken, bindings};
 pub use leases::{Change, LeaseBook, Want};

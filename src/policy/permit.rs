@@ -79,6 +79,7 @@ impl Permit {
             },
             rule: self.rule.as_ref().map(|rule| &*rule.id),
             lease: None,
+            grant: None,
         }
     }
 

@@ -7,7 +7,7 @@ use super::condition::{Condition, Env};
 use super::decision::{Decision, Denied, RuleRef, WouldBe};
 use super::document::Effect;
 use super::index::{Index, Posting};
-use super::permit::{Permit, Plan};
+use super::permit::{GrantTerms, Permit, Plan};
 use super::registers::{Agreement, Best, Registers};
 use super::request::AccessRequest;
 use super::rule::{MethodTable, Methods, Rule};
@@ -84,6 +84,17 @@ impl PolicySet {
     #[must_use]
     pub const fn certificate(&self) -> &Certificate {
         &self.certificate
+    }
+
+    /// The rule of this name (`policy/rule`), and on which terms it grants a credential.
+    #[must_use]
+    pub fn rule(&self, name: &str) -> Option<Option<&Arc<GrantTerms>>> {
+        self.rules.iter().find(|rule| *rule.name.id == *name).map(|rule| rule.grant.as_ref())
+    }
+
+    /// The names of its rules.
+    pub fn rule_names(&self) -> impl Iterator<Item = &str> {
+        self.rules.iter().map(|rule| &*rule.name.id)
     }
 
     /// How many rules it holds.
@@ -222,7 +233,7 @@ impl PolicySet {
 
 /// What is touched before any rule has spoken.
 fn touched<'a>(request: &AccessRequest<'a>) -> Touched<'a> {
-    Touched { workload: &request.workload.id, upstream: &request.upstream.name, credential: None, rule: None, lease: None }
+    Touched { workload: &request.workload.id, upstream: &request.upstream.name, credential: None, rule: None, lease: None, grant: None }
 }
 
 /// The end of the observation that the upstream is in, if it is in one: after its end the rules hold.

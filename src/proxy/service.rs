@@ -309,15 +309,16 @@ async fn connect(passage: &Rc<Passage>) -> Result<Passed, Failure> {
     dialled.map(Passed::Tunnel).map_err(|error| error.refusal().into())
 }
 
-/// Waits for a future, unless the passage is ended from outside first.
+/// Waits for a future, unless the passage is ended from outside first. An ended passage's future is not polled again: what it waited for
+/// (a fresh connection) may have come in the same moment, and nothing is sent for what was revoked.
 pub(super) async fn until_ended<T>(passage: &Passage, future: impl Future<Output = T>) -> Result<T, Failure> {
     let mut future = pin!(future);
     std::future::poll_fn(|cx| {
-        if let Poll::Ready(value) = future.as_mut().poll(cx) {
-            return Poll::Ready(Ok(value));
-        }
         if passage.ended().get().is_some() {
             return Poll::Ready(Err(Failure::Broken));
+        }
+        if let Poll::Ready(value) = future.as_mut().poll(cx) {
+            return Poll::Ready(Ok(value));
         }
         passage.wake_when_ended(Side::Response, cx);
         Poll::Pending

@@ -12,7 +12,8 @@
 //! | `exeat_grants_total` | `credential`, `change` |
 //! | `exeat_edge_refusals_total` | `listener` |
 //! | `exeat_config_last_reload_successful`, `.._success_timestamp_seconds`, `exeat_config_revision` | |
-//! | `exeat_connections`, `exeat_passages` | |
+//! | `exeat_connections`, `exeat_passages`, `exeat_revocations` | |
+//! | `exeat_passages_ended_total` | `cause` |
 //! | `exeat_audit_*`, `exeat_spans_*`, `exeat_ready` | |
 //! | `exeat_build_info`, `process_*` | |
 
@@ -99,6 +100,8 @@ pub(super) struct Series {
     revision: Gauge,
     connections: Gauge,
     passages: Gauge,
+    ended: Family<Words, Counter>,
+    revocations: Gauge,
     ready: Gauge,
 }
 
@@ -121,6 +124,8 @@ impl Series {
             revision: Gauge::default(),
             connections: Gauge::default(),
             passages: Gauge::default(),
+            ended: Family::default(),
+            revocations: Gauge::default(),
             ready: Gauge::default(),
             registry: Mutex::default(),
         };
@@ -138,6 +143,8 @@ impl Series {
         r.register("exeat_config_revision", "Snapshot revision that judges requests", series.revision.clone());
         r.register("exeat_connections", "Open connections of workloads", series.connections.clone());
         r.register("exeat_passages", "Passages under way", series.passages.clone());
+        r.register("exeat_passages_ended", "Passages ended from outside, by cause", series.ended.clone());
+        r.register("exeat_revocations", "Revocations in force", series.revocations.clone());
         r.register("exeat_ready", "1 when requests are judged", series.ready.clone());
         let build: Words = vec![("version", env!("CARGO_PKG_VERSION").into())];
         r.register("exeat_build", "This binary", Info::new(build));
@@ -182,6 +189,16 @@ impl Metrics {
     /// A passage ended.
     pub fn passage_ended(&self) {
         self.0.passages.dec();
+    }
+
+    /// A passage was ended from outside.
+    pub fn passage_ended_by(&self, cause: &'static str) {
+        self.0.ended.get_or_create(&vec![("cause", cause.into())]).inc();
+    }
+
+    /// Revocations in force.
+    pub fn revocations(&self, in_force: usize) {
+        self.0.revocations.set(i64::try_from(in_force).unwrap_or(i64::MAX));
     }
 
     /// Bytes that were no request, on a listener.
