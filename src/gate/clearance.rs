@@ -9,7 +9,7 @@ use crate::clock::Timestamp;
 use crate::credentials::Credential;
 use crate::edits::Edits;
 use crate::inject;
-use crate::live::Live;
+use crate::live::{LEASE_HEADER, Live};
 use crate::policy::{self, Permit, Plan};
 use crate::refusal::{Code, Refusal};
 
@@ -54,6 +54,14 @@ impl Clearance {
         if let Some(block) = live.blocks().on(&self.permit.touched()) {
             return Err(policy::revoked(block));
         }
+        if let Some(leased) = self.permit.lease() {
+            // The version of now: it may have been ended or prolonged since.
+            let leases = live.leases().leases();
+            let lease = leases.get(&leased.lease.id);
+            if !lease.is_some_and(|lease| lease.is_live(now)) {
+                return Err(Refusal::new(Code::LeaseEnded, format!("lease {} ended before this request was sent", leased.lease.id)));
+            }
+        }
         if self.permit.until().is_some_and(|until| until <= now) {
             return Err(Refusal::new(Code::NoRule, "the rule that allowed this request ended before it was sent"));
         }
@@ -70,7 +78,14 @@ impl Clearance {
     pub fn attempt_edits(&self, parts: &Parts, live: &Live, now: Timestamp) -> Result<Edits, Refusal> {
         self.still_stands(live, now)?;
         match self.permit.plan() {
-            Plan::AsIs => Ok(Edits::default()),
+            Plan::AsIs => {
+                // What the caller says to exeat is not for the upstream.
+                let mut edits = Edits::default();
+                if parts.headers.contains_key(LEASE_HEADER) {
+                    edits.remove(LEASE_HEADER);
+                }
+                Ok(edits)
+            }
             Plan::Bare => Ok(self.strip.clone()),
             Plan::Swap(_) => {
                 let credential = self.credential.as_ref().ok_or_else(|| Refusal::new(Code::Internal, "a swap without its credential"))?;

@@ -1,6 +1,7 @@
 //! `pass`: the whole story of one request in one function.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use http::request::Parts;
 use http::{HeaderMap, HeaderName};
@@ -15,11 +16,16 @@ use crate::clock::Clock;
 use crate::credentials::{Broker, Credential};
 use crate::identity::{Identified, Workload};
 use crate::live::Live;
-use crate::policy::{AccessRequest, Decision, Plan};
+use crate::policy::{AccessRequest, Decision, Leased, Plan};
 use crate::refusal::{Code, Refusal};
 use crate::secret::FingerprintKey;
 use crate::snapshot::Snapshot;
 use crate::strip::{self, Finding};
+
+/// Longest wait for uses of a lease to be written down.
+const RESERVE: Duration = Duration::from_secs(1);
+/// How often a request waits for them: others may take what was written before it does.
+const RESERVE_TRIES: usize = 4;
 
 /// What every question to the gate needs, whatever the request: one value per worker.
 pub struct Gate {
@@ -69,11 +75,12 @@ impl Gate {
         Ok(Connect::Tunnel(Box::new(self.judge(snapshot, arrival, parts, access, judged).await?)))
     }
 
-    /// Whether a live passage would still be allowed by this snapshot; `parts` is the head that was judged.
+    /// Whether a live passage would still be allowed by this snapshot; `parts` is the head that was judged, `lease` the lease that it went
+    /// by. It has paid: nothing is charged.
     ///
     /// # Errors
     /// The refusal that the request would get now.
-    pub fn rejudge(&self, snapshot: &Snapshot, arrival: &Arrival, parts: &Parts, tunnel: bool) -> Result<(), Refusal> {
+    pub fn rejudge(&self, snapshot: &Snapshot, arrival: &Arrival, parts: &Parts, tunnel: bool, lease: Option<&str>) -> Result<(), Refusal> {
         ready(snapshot)?;
         let (upstream, destination) = find(snapshot, arrival, parts)?;
         let workload = who(snapshot, arrival)?;
@@ -87,8 +94,8 @@ impl Gate {
             peer: &arrival.peer,
             tunnel,
         };
-        let decision = snapshot.policies.decide(&request, &stripped, &self.live, self.clock.now());
-        decision.outcome.map(drop).map_err(|denied| denied.refusal())
+        let allowed = snapshot.policies.still_allows(&request, &stripped, &self.live, self.clock.now(), lease);
+        allowed.map(drop).map_err(|denied| denied.refusal())
     }
 
     /// An upstream answered 401 to the credential of this clearance: another one of the same permit, if the broker finds that the used one
@@ -131,15 +138,17 @@ impl Gate {
         access.findings = stripped.findings().into();
         access.grpc = action.grpc.is_some();
         let request = AccessRequest { workload, upstream, destination: &destination, action: &action, parts, peer: &arrival.peer, tunnel };
+        let Decision { outcome, would_be, .. } = self.decide(snapshot, &request, &stripped).await;
         let now = self.clock.now();
-        let Decision { outcome, would_be } = snapshot.policies.decide(&request, &stripped, &self.live, now);
         access.would_be = would_be;
         access.decided = self.clock.instant().saturating_duration_since(access.began);
         let permit = outcome.map_err(|denied| {
             access.rule.clone_from(&denied.rule);
+            access.lease = denied.lease.as_ref().map(Leased::refused);
             denied.refusal()
         })?;
         access.rule = permit.rule().cloned();
+        access.lease = permit.lease().cloned();
         let credential = match permit.plan() {
             Plan::AsIs => {
                 access.observed = true;
@@ -162,6 +171,18 @@ impl Gate {
             }
         };
         Ok(Clearance { permit, destination, credential, strip: stripped.into_edits() })
+    }
+
+    /// Decides; waits for the household only when a lease has uses left of which none is written down yet.
+    async fn decide(&self, snapshot: &Snapshot, request: &AccessRequest<'_>, stripped: &strip::Stripped) -> Decision {
+        for _ in 0..RESERVE_TRIES {
+            let mut decision = snapshot.policies.decide(request, stripped, &self.live, self.clock.now());
+            let Some(want) = decision.unreserved.take() else { return decision };
+            if tokio::time::timeout(RESERVE, self.live.leases().reserved(want)).await.is_err() {
+                return decision;
+            }
+        }
+        snapshot.policies.decide(request, stripped, &self.live, self.clock.now())
     }
 
     fn read<'a>(&self, snapshot: &Snapshot, upstream: &Upstream, parts: &'a Parts) -> Result<(Action<'a>, strip::Stripped), Refusal> {

@@ -7,7 +7,7 @@ use super::decision::RuleRef;
 use crate::catalogue::{Profile, Upstream};
 use crate::clock::Timestamp;
 use crate::identity::Workload;
-use crate::live::Touched;
+use crate::live::{Lease, Touched};
 
 /// What a rule's `grant` asks the broker for: the profile, narrowed.
 #[derive(Debug, PartialEq, Eq, Hash)]
@@ -31,6 +31,25 @@ pub enum Plan {
     Swap(Arc<GrantTerms>),
 }
 
+/// The lease that a request goes by.
+#[derive(Debug, Clone)]
+pub struct Leased {
+    /// Which.
+    pub lease: Arc<Lease>,
+    /// When it is over for the rule that let the request through.
+    pub until: Timestamp,
+    /// Uses left after this one, if they are counted.
+    pub uses_left: Option<u32>,
+}
+
+impl Leased {
+    /// For the record of a request that was refused because of this lease.
+    #[must_use]
+    pub fn refused(lease: &Arc<Lease>) -> Self {
+        Self { until: lease.until, uses_left: lease.uses_left(), lease: Arc::clone(lease) }
+    }
+}
+
 /// Proof that policy let one request through, and on which terms.
 #[derive(Debug)]
 #[must_use]
@@ -40,6 +59,7 @@ pub struct Permit {
     pub(super) plan: Plan,
     pub(super) rule: Option<RuleRef>,
     pub(super) until: Option<Timestamp>,
+    pub(super) lease: Option<Leased>,
 }
 
 impl Permit {
@@ -78,11 +98,17 @@ impl Permit {
                 Plan::AsIs | Plan::Bare => None,
             },
             rule: self.rule.as_ref().map(|rule| &*rule.id),
-            lease: None,
+            lease: self.lease.as_ref().map(|leased| &*leased.lease.id),
         }
     }
 
-    /// When the rule expires or its window ends: a live passage ends then.
+    /// The lease that it goes by.
+    #[must_use]
+    pub const fn lease(&self) -> Option<&Leased> {
+        self.lease.as_ref()
+    }
+
+    /// When the rule expires, its window ends or the lease is over: a live passage ends then.
     #[must_use]
     pub const fn until(&self) -> Option<Timestamp> {
         self.until

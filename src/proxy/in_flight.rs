@@ -120,7 +120,8 @@ impl Worker {
             } else if age > JUDGED_AGAIN_AFTER && passage.judged.get().is_some_and(|revision| revision != snapshot.revision) {
                 passage.judged.set(Some(snapshot.revision));
                 let tunnel = passage.head().method == http::Method::CONNECT;
-                if self.gate().rejudge(&snapshot, passage.conn().arrival(), passage.head(), tunnel).is_err() {
+                let lease = passage.lease();
+                if self.gate().rejudge(&snapshot, passage.conn().arrival(), passage.head(), tunnel, lease.as_deref()).is_err() {
                     passage.end(Ended::Denied);
                 }
             }

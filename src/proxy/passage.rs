@@ -7,6 +7,7 @@ use std::borrow::Cow;
 use std::cell::{Cell, RefCell};
 use std::ops::{Deref, DerefMut};
 use std::rc::Rc;
+use std::sync::Arc;
 use std::task::{Context, Waker};
 use std::time::{Duration, Instant};
 
@@ -335,6 +336,11 @@ impl Passage {
         if !slot.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
             *slot = Some(cx.waker().clone());
         }
+    }
+
+    /// The name of the lease that it goes by.
+    pub(super) fn lease(&self) -> Option<Arc<str>> {
+        self.lend().as_ref()?.lease.as_ref().map(|leased| Arc::clone(&leased.lease.id))
     }
 
     fn record(&self, now: Instant) {

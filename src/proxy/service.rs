@@ -132,6 +132,7 @@ fn begin(conn: &Conn, parts: &http::request::Parts) -> (Box<Access>, Trace) {
         outcome: Outcome::Allowed,
         detail: "".into(),
         rule: None,
+        lease: None,
         would_be: None,
         observed: false,
         revision: 0,

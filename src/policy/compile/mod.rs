@@ -9,5 +9,6 @@ mod grant;
 mod lints;
 mod names;
 mod rules;
+mod terms;
 
 pub use driver::{PolicyFile, compile};

@@ -69,6 +69,7 @@ impl Facts {
                 let [left, right] = &**sides;
                 for (left, order, right) in [(left, *order, right), (right, order.turned(), left)] {
                     if let (Number::Attribute(attribute), Number::Literal(value)) = (left, right)
+                        && *attribute != NumberAttribute::LeaseUsesLeft
                         && let Some((from, to)) = interval(order, i128::from(*value))
                     {
                         self.add(About::Number(*attribute), Fact::Between(from, to));
@@ -93,6 +94,8 @@ impl Facts {
             | Test::HasAddress
             | Test::HasHeader(_)
             | Test::HasQuery(_)
+            | Test::LeaseActive
+            | Test::HasLeaseAttribute(_)
             | Test::AnyText(..)
             | Test::AllText(..)
             | Test::AnyNumber(..)
@@ -117,6 +120,8 @@ impl Facts {
 
 fn about_text(text: &Text) -> Option<About> {
     match text {
+        // Two rules may go by two leases: what one says of its own excludes nothing of the other.
+        Text::Attribute(TextAttribute::LeaseKind) | Text::LeaseAttribute(_) => None,
         Text::Attribute(attribute) => Some(About::Text(*attribute)),
         Text::Header(name) => Some(About::Header(name.as_str().to_owned())),
         Text::Query(key) => Some(About::Query(key.to_string())),
