@@ -1,5 +1,7 @@
 //! `Guard`: who may come in at the admin door.
 
+use std::sync::Arc;
+
 use crate::secret::Secret;
 
 /// Who may ask the admin server.
@@ -13,6 +15,16 @@ pub enum Guard {
 }
 
 impl Guard {
+    /// Who an admitted caller is, for the record: `uid 0`, `token`.
+    #[must_use]
+    pub fn name(&self, uid: Option<u32>) -> Arc<str> {
+        match (self, uid) {
+            (Self::Token(_), _) => "token".into(),
+            (Self::Open | Self::Uids(_), None) => "anybody".into(),
+            (Self::Open | Self::Uids(_), Some(uid)) => format!("uid {uid}").into(),
+        }
+    }
+
     /// Whether this caller may come in.
     #[must_use]
     pub fn admits(&self, uid: Option<u32>, authorization: Option<&[u8]>) -> bool {

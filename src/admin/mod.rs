@@ -7,11 +7,13 @@
 mod client;
 mod guard;
 mod health;
+mod route;
 mod routes;
 mod server;
 
 pub use client::{AskError, ask};
 pub use guard::Guard;
 pub use health::Health;
-pub use routes::{Admin, Answer, Status};
+pub use route::{Admin, Answering, Question, Reply, Route};
+pub use routes::{Answer, Status};
 pub use server::{Door, Socket, bind, serve};

@@ -1,4 +1,4 @@
-//! What the two servers answer.
+//! What the status server answers, and the form of every answer.
 
 use std::sync::Arc;
 
@@ -47,36 +47,11 @@ impl Status {
     }
 }
 
-/// The admin server: status in full, and reload.
-#[derive(Clone)]
-pub struct Admin {
-    /// `GET /v1/status`.
-    pub status: Arc<dyn Fn() -> Value + Send + Sync>,
-    /// `POST /v1/reload`: asks for a reload; its outcome stands in the status.
-    pub reload: Arc<dyn Fn() + Send + Sync>,
-}
-
-impl Admin {
-    pub(super) fn answer(&self, method: &Method, uri: &Uri) -> Answer {
-        match (method, uri.path()) {
-            (&Method::GET, "/v1/status") => json(StatusCode::OK, &(self.status)()),
-            (&Method::POST, "/v1/reload") => {
-                (self.reload)();
-                json(StatusCode::ACCEPTED, &serde_json::json!({ "reload": "asked", "next_step": "GET /v1/status tells how it ended" }))
-            }
-            (_, "/v1/status" | "/v1/reload") => {
-                json(StatusCode::METHOD_NOT_ALLOWED, &serde_json::json!({ "error": "GET /v1/status, POST /v1/reload" }))
-            }
-            _ => json(StatusCode::NOT_FOUND, &serde_json::json!({ "error": "GET /v1/status, POST /v1/reload" })),
-        }
-    }
-}
-
 pub(super) fn text(status: StatusCode, body: String) -> Answer {
     typed(status, "text/plain; charset=utf-8", body.into())
 }
 
-fn json(status: StatusCode, body: &Value) -> Answer {
+pub(super) fn json(status: StatusCode, body: &Value) -> Answer {
     typed(status, "application/json", format!("{body:#}\n").into())
 }
 
@@ -117,24 +92,5 @@ mod tests {
         assert_eq!(code(true, Method::GET, "/.well-known/openid-configuration"), 404, "no issuer is served");
         assert_eq!(code(true, Method::POST, "/readyz"), 405);
         assert_eq!(code(true, Method::GET, "/v1/status"), 404, "the admin's answers are not here");
-    }
-
-    #[test]
-    fn the_admin_server_knows_two_things() {
-        let asked = Arc::new(std::sync::atomic::AtomicU32::new(0));
-        let count = Arc::clone(&asked);
-        let admin = Admin {
-            status: Arc::new(|| serde_json::json!({ "revision": 3 })),
-            reload: Arc::new(move || {
-                count.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-            }),
-        };
-        let code = |method: Method, uri: &str| admin.answer(&method, &uri.parse().unwrap()).status().as_u16();
-        assert_eq!(code(Method::GET, "/v1/status"), 200);
-        assert_eq!(code(Method::GET, "/v1/reload"), 405);
-        assert_eq!(asked.load(std::sync::atomic::Ordering::Relaxed), 0, "a GET changes nothing");
-        assert_eq!(code(Method::POST, "/v1/reload"), 202);
-        assert_eq!(asked.load(std::sync::atomic::Ordering::Relaxed), 1);
-        assert_eq!(code(Method::GET, "/"), 404);
     }
 }

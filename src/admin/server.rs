@@ -1,4 +1,4 @@
-//! The servers' sockets: few connections, short heads, no bodies.
+//! The servers' sockets: few connections, short heads, short bodies.
 
 use std::convert::Infallible;
 use std::io;
@@ -7,8 +7,11 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use http::StatusCode;
 use http::header::AUTHORIZATION;
+use http_body_util::{BodyExt as _, LengthLimitError, Limited};
+use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -16,13 +19,18 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::Semaphore;
 
 use super::guard::Guard;
-use super::routes::{Admin, Answer, Status, text};
+use super::route::{Admin, Reply};
+use super::routes::{Answer, Status, json, text};
 use crate::capture::ListenAddress;
 
 /// Connections of one server at a time; more wait in the kernel's queue.
 const CONNECTIONS: usize = 64;
 /// From connecting to the end of a head; also the longest idle time.
 const HEAD_TIME: Duration = Duration::from_secs(10);
+/// From the head to the end of its body.
+const BODY_TIME: Duration = Duration::from_secs(10);
+/// Largest body, in bytes: every question is a few names.
+const BODY_SIZE: usize = 64 * 1024;
 
 /// What stands behind a socket.
 #[derive(Clone)]
@@ -129,9 +137,9 @@ async fn connection(
     guard: Arc<Guard>,
     seat: tokio::sync::OwnedSemaphorePermit,
 ) {
-    let service = service_fn(move |request: http::Request<hyper::body::Incoming>| {
-        let answer = answer(&door, &guard, uid, &request);
-        async move { Ok::<_, Infallible>(answer) }
+    let service = service_fn(move |request: http::Request<Incoming>| {
+        let (door, guard) = (door.clone(), Arc::clone(&guard));
+        async move { Ok::<_, Infallible>(answer(door, &guard, uid, request).await) }
     });
     let mut server = http1::Builder::new();
     server.timer(TokioTimer::new()).header_read_timeout(HEAD_TIME).max_headers(64);
@@ -140,13 +148,41 @@ async fn connection(
     drop(seat);
 }
 
-fn answer(door: &Door, guard: &Guard, uid: Option<u32>, request: &http::Request<hyper::body::Incoming>) -> Answer {
+async fn answer(door: Door, guard: &Guard, uid: Option<u32>, request: http::Request<Incoming>) -> Answer {
     if !guard.admits(uid, request.headers().get(AUTHORIZATION).map(http::HeaderValue::as_bytes)) {
         return text(StatusCode::FORBIDDEN, "this caller may not use the admin server; see `admin` in the configuration\n".into());
     }
     match door {
         Door::Status(status) => status.answer(request.method(), request.uri()),
-        Door::Admin(admin) => admin.answer(request.method(), request.uri()),
+        Door::Admin(admin) => {
+            let reply = asked(&admin, guard.name(uid), request).await.unwrap_or_else(|wrong| wrong);
+            json(reply.status, &reply.body)
+        }
+    }
+}
+
+async fn asked(admin: &Admin, by: Arc<str>, request: http::Request<Incoming>) -> Result<Reply, Reply> {
+    let (head, body) = request.into_parts();
+    let found = admin.find(&head.method, head.uri.path())?;
+    let body = if found.takes_body() { read(body).await? } else { Bytes::new() };
+    let body = if body.is_empty() { Ok(serde_json::Value::Null) } else { serde_json::from_slice(&body) };
+    let body =
+        body.map_err(|error| Reply::wrong(StatusCode::BAD_REQUEST, &format!("the body is not JSON: {error}"), "mend the JSON body"))?;
+    // In a task of its own: a caller that hangs up does not stop half way what it has asked for.
+    let answering = tokio::spawn(found.ask(by, body));
+    answering.await.map_err(|error| {
+        tracing::error!(%error, path = head.uri.path(), "an answer of the admin server ended early");
+        Reply::wrong(StatusCode::INTERNAL_SERVER_ERROR, "the answer ended early", "look at the log, then ask again")
+    })
+}
+
+async fn read(body: Incoming) -> Result<Bytes, Reply> {
+    let wrong = |status, error: &str| Reply::wrong(status, error, "send one short JSON document");
+    match tokio::time::timeout(BODY_TIME, Limited::new(body, BODY_SIZE).collect()).await {
+        Ok(Ok(body)) => Ok(body.to_bytes()),
+        Ok(Err(error)) if error.is::<LengthLimitError>() => Err(wrong(StatusCode::PAYLOAD_TOO_LARGE, "the body is over 64 KiB")),
+        Ok(Err(_)) => Err(wrong(StatusCode::BAD_REQUEST, "the body broke off")),
+        Err(_) => Err(wrong(StatusCode::REQUEST_TIMEOUT, "the body was not complete in time")),
     }
 }
 
@@ -156,11 +192,17 @@ mod tests {
 
     use super::super::ask;
     use super::super::health::Health;
+    use super::super::route::{Question, Route};
     use super::*;
     use crate::secret::Secret;
 
     fn admin() -> Door {
-        Door::Admin(Admin { status: Arc::new(|| serde_json::json!({ "revision": 3 })), reload: Arc::new(|| ()) })
+        Door::Admin(Admin::new(vec![
+            Route::show("/v1/status", |_| Reply::ok(serde_json::json!({ "revision": 3 }))),
+            Route::change("/v1/echo", |question: Question| async move {
+                Reply::ok(serde_json::json!({ "by": &*question.by, "body": question.body }))
+            }),
+        ]))
     }
 
     fn serving(address: &ListenAddress, door: Door, guard: Guard) -> (tokio::runtime::Runtime, ListenAddress) {
@@ -183,7 +225,7 @@ mod tests {
             let path = dir.path().join(format!("{admitted}-{}.sock", uids.len()));
             let (_runtime, at) = serving(&ListenAddress::Unix(path.clone()), admin(), Guard::Uids(uids));
             assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
-            let answer = ask(&at, None, "GET", "/v1/status");
+            let answer = ask(&at, None, "GET", "/v1/status", None);
             assert_eq!(answer.is_ok(), admitted, "{answer:?}");
             if let Err(error) = answer {
                 assert!(error.to_string().contains("answered 403"), "{error}");
@@ -196,11 +238,38 @@ mod tests {
         let (_runtime, at) = serving(&loopback(), admin(), Guard::Token(Secret::new(b"0123456789abcdef".to_vec())));
         let right = http::HeaderValue::from_static("Bearer 0123456789abcdef");
         let wrong = http::HeaderValue::from_static("Bearer 0123456789abcdeg");
-        assert!(ask(&at, Some(&right), "GET", "/v1/status").unwrap().contains("\"revision\": 3"));
-        assert!(ask(&at, Some(&right), "POST", "/v1/reload").is_ok());
+        assert!(ask(&at, Some(&right), "GET", "/v1/status", None).unwrap().contains("\"revision\": 3"));
+        let body = serde_json::json!({ "target": "everything" });
+        let echoed = ask(&at, Some(&right), "POST", "/v1/echo", Some(&body)).unwrap();
+        let echoed: serde_json::Value = serde_json::from_str(&echoed).unwrap();
+        assert_eq!(echoed, serde_json::json!({ "by": "token", "body": body }), "who asked is told, not the token");
         for shown in [None, Some(&wrong)] {
-            let refused = ask(&at, shown, "POST", "/v1/reload").unwrap_err().to_string();
+            let refused = ask(&at, shown, "POST", "/v1/echo", None).unwrap_err().to_string();
             assert!(refused.contains("answered 403") && !refused.contains("0123456789"), "{refused}");
+        }
+    }
+
+    #[test]
+    fn bodies_are_short_json_and_a_get_has_none() {
+        let (_runtime, at) = serving(&loopback(), admin(), Guard::Token(Secret::new(b"0123456789abcdef".to_vec())));
+        let ListenAddress::Tcp(address) = at else { panic!("TCP") };
+        let big = format!("\"{}\"", "x".repeat(BODY_SIZE));
+        for (method, path, body, expected) in [
+            ("POST", "/v1/echo", "{\"a\": [1]}", "HTTP/1.1 200"),
+            ("POST", "/v1/echo", "", "HTTP/1.1 200"),
+            ("POST", "/v1/echo", "target: everything", "HTTP/1.1 400"),
+            ("POST", "/v1/echo", &big, "HTTP/1.1 413"),
+            ("GET", "/v1/echo", "{}", "HTTP/1.1 405"),
+            ("GET", "/v1/status", "no JSON at all", "HTTP/1.1 200"),
+            ("POST", "/v1/nothing", "{}", "HTTP/1.1 404"),
+        ] {
+            let mut stream = std::net::TcpStream::connect(address).unwrap();
+            let token = "authorization: Bearer 0123456789abcdef\r\nconnection: close";
+            let sent = format!("{method} {path} HTTP/1.1\r\nhost: a\r\n{token}\r\ncontent-length: {}\r\n\r\n{body}", body.len());
+            stream.write_all(sent.as_bytes()).unwrap();
+            let mut answer = [0; 12];
+            stream.read_exact(&mut answer).unwrap();
+            assert_eq!(String::from_utf8_lossy(&answer), expected, "{method} {path} {body:.40}");
         }
     }
 
@@ -213,7 +282,7 @@ mod tests {
             discovery: Arc::new(Vec::new),
         };
         let (_runtime, at) = serving(&loopback(), Door::Status(status), Guard::Open);
-        assert_eq!(ask(&at, None, "GET", "/livez").unwrap(), "ok\n");
+        assert_eq!(ask(&at, None, "GET", "/livez", None).unwrap(), "ok\n");
         let ListenAddress::Tcp(address) = at else { panic!("TCP") };
         let fields = (0..200).map(|nth| format!("x-{nth}: y\r\n")).collect::<Vec<_>>().concat();
         for (sent, expected) in

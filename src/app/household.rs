@@ -3,16 +3,18 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use http::StatusCode;
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
 
-use crate::admin::{Admin, Health};
+use crate::admin::{Health, Reply, Route};
 use crate::audit::{Event, GrantChange, Ledger};
 use crate::clock::Clock;
 use crate::config::Config;
-use crate::control::Reload;
+use crate::control::{Reload, Revoke};
 use crate::credentials::providers::KeyRings;
 use crate::credentials::{GrantEvent, Happening};
+use crate::live::Live;
 use crate::snapshot::Current;
 use crate::telemetry::Metrics;
 
@@ -82,6 +84,8 @@ pub(super) struct Standing {
     pub(super) config: Config,
     pub(super) snapshots: Arc<Current>,
     pub(super) reload: Arc<Reload>,
+    pub(super) revoke: Arc<Revoke>,
+    pub(super) live: Arc<Live>,
     pub(super) ledger: Ledger,
     pub(super) health: Arc<Health>,
     pub(super) listeners: Vec<(Arc<str>, String)>,
@@ -107,6 +111,9 @@ impl Standing {
             "revision": snapshot.revision,
             "policy": snapshot.policies.revision(),
             "trust_domain": &*self.config.trust_domain,
+            "revocations": super::revocations::in_force(&self.revoke),
+            "leases": { "live": self.live.leases().leases().live(now), "held": self.live.leases().leases().len() },
+            "limits": { "counters": self.live.limits().counters(now) },
             "listeners": listeners,
             "upstreams": upstreams,
             "reload": {
@@ -139,13 +146,14 @@ fn upstream_standing(upstream: &crate::catalogue::Upstream, now: crate::clock::T
     json!({ "name": &*upstream.name, "owner": &*upstream.owner, "stage": stage, "intercept": upstream.intercept })
 }
 
-/// The admin server's answers.
-pub(super) fn admin(standing: Standing, reload: mpsc::Sender<()>) -> Admin {
-    let standing = Arc::new(standing);
-    Admin {
-        status: Arc::new(move || standing.document()),
-        reload: Arc::new(move || {
+/// What the admin server can be asked about the household itself.
+pub(super) fn routes(standing: Standing, reload: mpsc::Sender<()>) -> Vec<Route> {
+    vec![
+        Route::show("/v1/status", move |_| Reply::ok(standing.document())),
+        Route::change("/v1/reload", move |_| {
             let _full_is_asked_already = reload.try_send(());
+            let asked = json!({ "reload": "asked", "next_step": "GET /v1/status tells how it ended" });
+            std::future::ready(Reply { status: StatusCode::ACCEPTED, body: asked })
         }),
-    }
+    ]
 }

@@ -7,8 +7,10 @@ mod build;
 mod drain;
 mod household;
 mod keys;
+mod leases;
 mod policies;
 mod records;
+mod revocations;
 mod start;
 
 pub use keys::{ca_certificate, open_state};

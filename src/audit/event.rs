@@ -64,6 +64,30 @@ pub enum Event {
         /// Why, in the opener's words.
         reason: Arc<str>,
     },
+    /// Something was revoked: from here on it is refused.
+    Revoked {
+        /// What.
+        target: String,
+        /// Why, in the operator's words.
+        reason: Arc<str>,
+        /// Who: `uid 0`, `file /etc/exeat/revoked`, `signal SIGUSR1`.
+        by: Arc<str>,
+        /// Passages that it ended.
+        passages: u64,
+        /// Grants that it discarded.
+        grants: u64,
+        /// Whether it outlives the process.
+        durable: bool,
+    },
+    /// A revocation was lifted.
+    Restored {
+        /// What.
+        target: String,
+        /// Why.
+        reason: Arc<str>,
+        /// Who.
+        by: Arc<str>,
+    },
     /// A signing key was made, or took over, or went.
     KeyRotated {
         /// The key id.
@@ -84,6 +108,10 @@ pub enum GrantChange {
     Discarded,
     /// The issuer could not be asked, refused, or gave too much.
     Failed,
+    /// The issuer took it back.
+    Revoked,
+    /// The issuer did not take it back: it ends by its own word.
+    RevocationFailed,
 }
 
 impl GrantChange {
@@ -95,6 +123,8 @@ impl GrantChange {
             Self::Refreshed => "refreshed",
             Self::Discarded => "discarded",
             Self::Failed => "failed",
+            Self::Revoked => "revoked",
+            Self::RevocationFailed => "revocation_failed",
         }
     }
 }
@@ -115,6 +145,10 @@ impl Event {
             Self::Lease { change: Change::Opened, .. } => "lease_opened",
             Self::Lease { change: Change::Renewed, .. } => "lease_renewed",
             Self::Lease { change: Change::Ended, .. } => "lease_ended",
+            Self::Grant { change: GrantChange::Revoked, .. } => "grant_revoked",
+            Self::Grant { change: GrantChange::RevocationFailed, .. } => "grant_revocation_failed",
+            Self::Revoked { .. } => "revoked",
+            Self::Restored { .. } => "restored",
             Self::KeyRotated { .. } => "key",
         }
     }

@@ -243,6 +243,19 @@ impl Scribe {
                     put!(out, "detail", text reason);
                 }
             }
+            Event::Revoked { target, reason, by, passages, grants, durable } => {
+                put!(out, "target", text target);
+                put!(out, "reason", text reason);
+                put!(out, "by", text by);
+                put!(out, "passages", number * passages);
+                put!(out, "grants", number * grants);
+                put!(out, "durable", flag * durable);
+            }
+            Event::Restored { target, reason, by } => {
+                put!(out, "target", text target);
+                put!(out, "reason", text reason);
+                put!(out, "by", text by);
+            }
             Event::KeyRotated { kid, change } => {
                 put!(out, "kid", text kid);
                 put!(out, "change", text change);

@@ -23,11 +23,22 @@ enum Command {
     /// Play the whole story on loopback: issuer, upstream, policy and traffic in one process.
     Demo(DemoArgs),
     /// Run the proxy.
+    ///
+    /// SIGHUP reads the configuration again. SIGTERM and SIGINT drain and stop; a second one stops at once. SIGUSR1 revokes everything,
+    /// as `exeat revoke everything` does: every request is refused and every stream ends, also after a restart, until
+    /// `exeat restore everything`.
     Run(RunArgs),
     /// Check configuration and policies; opens no socket and needs no secret.
     Check(CheckArgs),
     /// Ask a running exeat how it is.
     Status(StatusArgs),
+    /// Take access away from a running exeat, now: requests, streams, credentials. It outlives a restart.
+    Revoke(RevokeArgs),
+    /// Lift a revocation.
+    Restore(RestoreArgs),
+    /// Leases: time-boxed access for one task.
+    #[command(subcommand)]
+    Lease(LeaseCommand),
     /// Print the public keys that upstreams verify tokens with (JWKS, RFC 7517).
     Jwks(ConfigArg),
     /// Print the interception CA's certificate (PEM), for the trust stores of clients.
@@ -93,13 +104,137 @@ pub(super) struct CheckArgs {
     pub(super) strict: bool,
 }
 
+/// Where the running exeat is asked.
+#[derive(Debug, clap::Args)]
+pub(super) struct AdminArg {
+    #[command(flatten)]
+    pub(super) config: ConfigArg,
+    /// The admin server, without reading the configuration: `unix:///run/exeat/admin.sock` or `127.0.0.1:PORT`.
+    #[arg(long, value_name = "ADDRESS", env = "EXEAT_ADMIN")]
+    pub(super) admin: Option<String>,
+    /// The file with the admin token, where the admin server is on TCP.
+    #[arg(long, value_name = "FILE", requires = "admin")]
+    pub(super) token_file: Option<PathBuf>,
+}
+
 #[derive(Debug, clap::Args)]
 pub(super) struct StatusArgs {
     #[command(flatten)]
-    pub(super) config: ConfigArg,
+    pub(super) ask: AdminArg,
     /// As JSON.
     #[arg(long)]
     pub(super) json: bool,
+}
+
+#[derive(Debug, clap::Args)]
+pub(super) struct RevokeArgs {
+    /// `everything`, or one of `workload ID`, `upstream NAME`, `credential NAME`, `rule POLICY/RULE`, `lease ID`, `grant ID`.
+    #[arg(required_unless_present = "list", num_args = 1..=2, value_name = "TARGET")]
+    pub(super) target: Vec<String>,
+    /// Why, for the record.
+    #[arg(long, default_value = "", value_name = "TEXT")]
+    pub(super) reason: String,
+    /// Show what is revoked.
+    #[arg(long, conflicts_with_all = ["target", "reason"])]
+    pub(super) list: bool,
+    /// As JSON.
+    #[arg(long)]
+    pub(super) json: bool,
+    #[command(flatten)]
+    pub(super) ask: AdminArg,
+}
+
+#[derive(Debug, clap::Args)]
+pub(super) struct RestoreArgs {
+    /// As it was revoked; `exeat revoke --list` shows what is.
+    #[arg(required = true, num_args = 1..=2, value_name = "TARGET")]
+    pub(super) target: Vec<String>,
+    /// Why, for the record.
+    #[arg(long, default_value = "", value_name = "TEXT")]
+    pub(super) reason: String,
+    /// As JSON.
+    #[arg(long)]
+    pub(super) json: bool,
+    #[command(flatten)]
+    pub(super) ask: AdminArg,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum LeaseCommand {
+    /// Open one.
+    Open(LeaseOpenArgs),
+    /// Show all.
+    List(LeaseListArgs),
+    /// Show one.
+    Show(LeaseArgs),
+    /// Let a live one last longer: up to 24 h since its opening.
+    Renew(LeaseRenewArgs),
+    /// End one: refused from the next request on, its streams end, what was obtained under it goes.
+    End(LeaseArgs),
+}
+
+#[derive(Debug, clap::Args)]
+pub(super) struct LeaseOpenArgs {
+    /// For whom: a SPIFFE ID.
+    #[arg(long, value_name = "ID")]
+    pub(super) workload: String,
+    /// Which task: the kind that rules name.
+    #[arg(long)]
+    pub(super) kind: String,
+    /// How long: 90s, 20m, 8h; 24 h at most.
+    #[arg(long, value_name = "TIME")]
+    pub(super) ttl: String,
+    /// How often; as often as its time allows if not given.
+    #[arg(long)]
+    pub(super) uses: Option<u32>,
+    /// Only for processes of this uid.
+    #[arg(long)]
+    pub(super) uid: Option<u32>,
+    /// What conditions read as `lease.attrs`.
+    #[arg(long = "attribute", value_name = "NAME=TEXT")]
+    pub(super) attributes: Vec<String>,
+    /// Why, for the record.
+    #[arg(long, default_value = "", value_name = "TEXT")]
+    pub(super) reason: String,
+    /// As JSON.
+    #[arg(long)]
+    pub(super) json: bool,
+    #[command(flatten)]
+    pub(super) ask: AdminArg,
+}
+
+#[derive(Debug, clap::Args)]
+pub(super) struct LeaseListArgs {
+    /// As JSON.
+    #[arg(long)]
+    pub(super) json: bool,
+    #[command(flatten)]
+    pub(super) ask: AdminArg,
+}
+
+#[derive(Debug, clap::Args)]
+pub(super) struct LeaseArgs {
+    /// Its name; `exeat lease list` shows them.
+    pub(super) id: String,
+    /// As JSON.
+    #[arg(long)]
+    pub(super) json: bool,
+    #[command(flatten)]
+    pub(super) ask: AdminArg,
+}
+
+#[derive(Debug, clap::Args)]
+pub(super) struct LeaseRenewArgs {
+    /// Its name; `exeat lease list` shows them.
+    pub(super) id: String,
+    /// How long from now: 90s, 20m, 8h.
+    #[arg(long, value_name = "TIME")]
+    pub(super) ttl: String,
+    /// As JSON.
+    #[arg(long)]
+    pub(super) json: bool,
+    #[command(flatten)]
+    pub(super) ask: AdminArg,
 }
 
 #[derive(Debug, Subcommand)]
@@ -173,6 +308,9 @@ pub fn main() -> ExitCode {
         Command::Run(run) => super::run::run(&run),
         Command::Check(check) => super::check::check(&check),
         Command::Status(status) => super::status::status(&status),
+        Command::Revoke(revoke) => super::revoke::revoke(&revoke),
+        Command::Restore(restore) => super::revoke::restore(&restore),
+        Command::Lease(lease) => super::lease::lease(&lease),
         Command::Jwks(config) => super::jwks::jwks(&config),
         Command::Ca(ca) => super::ca::ca(&ca),
         Command::Audit(AuditCommand::Verify(verify)) => super::audit::verify(&verify),

@@ -4,43 +4,16 @@ use std::process::ExitCode;
 
 use serde_json::Value;
 
-use super::args::{CONFIG, StatusArgs};
+use super::args::StatusArgs;
 use super::place;
-use crate::admin;
-use crate::config::AdminGuard;
 
 pub(super) fn status(args: &StatusArgs) -> ExitCode {
-    let config = match place::config(&args.config) {
-        Ok(config) => config,
-        Err(why) => {
-            eprintln!("exeat: {why}");
-            return ExitCode::from(CONFIG);
-        }
-    };
-    match asked(config.admin.as_ref()) {
+    match place::ask(&args.ask, "GET", "/v1/status", None) {
         Ok(text) if args.json => print!("{text}"),
         Ok(text) => print!("{}", page(&serde_json::from_str(&text).unwrap_or_default())),
-        Err(why) => {
-            eprintln!("exeat: {why}");
-            return ExitCode::FAILURE;
-        }
+        Err(unasked) => return unasked.told(),
     }
     ExitCode::SUCCESS
-}
-
-fn asked(admin: Option<&crate::config::Admin>) -> Result<String, String> {
-    let admin = admin.ok_or("this configuration has no admin server; add `admin: { address: \"unix:///run/exeat/admin.sock\" }`")?;
-    let authorization = match &admin.guard {
-        AdminGuard::Uids(_) => None,
-        AdminGuard::TokenFile(path) => {
-            let token = std::fs::read_to_string(path).map_err(|error| format!("admin token {} cannot be read: {error}", path.display()))?;
-            let mut value =
-                http::HeaderValue::try_from(format!("Bearer {}", token.trim_end())).map_err(|_| "the admin token fits no header")?;
-            value.set_sensitive(true);
-            Some(value)
-        }
-    };
-    admin::ask(&admin.address, authorization.as_ref(), "GET", "/v1/status").map_err(|error| error.to_string())
 }
 
 /// The document as a page for people.
@@ -66,6 +39,9 @@ fn page(document: &Value) -> String {
         ),
         format!("audit      {} lines, {} of {} slots in use", text("/audit/written"), text("/audit/outstanding"), text("/audit/limit")),
     ];
+    if document.pointer("/leases/live").and_then(Value::as_u64).unwrap_or(0) > 0 {
+        lines.push(format!("leases     {} live", text("/leases/live")));
+    }
     let list = |pointer: &str| document.pointer(pointer).and_then(Value::as_array).cloned().unwrap_or_default();
     let word = |value: &Value| value.as_str().unwrap_or("-").to_owned();
     lines.extend(
@@ -75,6 +51,9 @@ fn page(document: &Value) -> String {
             .map(|check| format!("[-] {}: {}", word(&check["check"]), word(&check["why"]))),
     );
     lines.extend(list("/reload/needs_restart").iter().map(|name| format!("[!] a change of `{}` needs a restart", word(name))));
+    if !list("/revocations").is_empty() {
+        lines.extend(super::revoke::list(document).lines().map(str::to_owned));
+    }
     lines.extend(list("/listeners").iter().map(|one| format!("listener   {:<20} {}", word(&one["name"]), word(&one["address"]))));
     lines.extend(
         list("/upstreams")

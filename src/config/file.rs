@@ -14,7 +14,7 @@ use super::load::{Files, Loaded};
 use super::outputs::{Audit, AuditConfig, Telemetry, TelemetryConfig};
 use super::policies::PolicyDirectoryConfig;
 use super::schema::PROVIDES;
-use super::servers::{Admin, AdminConfig, Status, StatusConfig};
+use super::servers::{Admin, AdminConfig, RevocationsConfig, Status, StatusConfig};
 use super::{listeners, names};
 use crate::capture::{ListenAddress, ListenerConfig, Mode};
 use crate::catalogue::{Catalogue, ObserveConfig, Surroundings, Upstream, UpstreamConfig};
@@ -68,6 +68,9 @@ pub(super) struct File {
     /// The status server. Default: none.
     #[serde(default)]
     status: Lenient<Option<StatusConfig>>,
+    /// What is revoked from a file.
+    #[serde(default)]
+    revocations: Lenient<RevocationsConfig>,
     /// Limits that differ from their defaults.
     #[serde(default)]
     limits: Lenient<LimitsConfig>,
@@ -146,6 +149,8 @@ pub struct Config {
     pub admin: Option<Admin>,
     /// The status server.
     pub status: Option<Status>,
+    /// The file of revocations that is watched.
+    pub revocations: Option<PathBuf>,
     /// Every limit.
     pub limits: Limits,
     /// How exeat stops.
@@ -182,6 +187,7 @@ impl File {
         let addresses = self.server_addresses();
         let admin = self.admin.as_ref().map(|admin| admin.build(base, report));
         let status = self.status.as_ref().map(|status| status.build(report));
+        let revocations = self.revocations.0.build(base, report);
         let telemetry = self.telemetry.0.build(base, report);
 
         let used: Vec<String> = self.upstreams.iter().flat_map(|(_, upstream)| upstream.credential_names()).map(str::to_owned).collect();
@@ -224,6 +230,7 @@ impl File {
             audit: audit?,
             admin: admin.map_or(Some(None), |admin| admin.map(Some))?,
             status: status.map_or(Some(None), |status| status.map(Some))?,
+            revocations,
             limits,
             drain,
         };

@@ -148,7 +148,7 @@ fn the_form() {
     18 | colour: blue
        | ^^^^^^
        |
-       = help: the fields here are: exeat, requires, state, trust_domain, threads, listeners, identities, upstreams, credentials, unlisted, policies, telemetry, audit, admin, status, limits, drain
+       = help: the fields here are: exeat, requires, state, trust_domain, threads, listeners, identities, upstreams, credentials, unlisted, policies, telemetry, audit, admin, status, revocations, limits, drain
 
     error[duplicate-key]: `state` stands twice in this mapping
      --> exeat.yaml:3:1

@@ -17,6 +17,7 @@ pub fn restart_needed(old: &Config, new: &Config) -> Vec<&'static str> {
         ("state", old.state != new.state),
         ("admin", old.admin != new.admin),
         ("status", old.status != new.status),
+        ("revocations", old.revocations != new.revocations),
         ("telemetry", old.telemetry != new.telemetry),
         ("audit", old.audit != new.audit),
         ("drain", old.drain != new.drain),

@@ -88,6 +88,29 @@ impl AdminConfig {
     }
 }
 
+/// Revocations as written.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RevocationsConfig {
+    /// A file that is watched: one target a line, `# reason` behind it. What it names is revoked, beside what operators revoke.
+    file: Option<Spanned<String>>,
+}
+
+impl RevocationsConfig {
+    pub(super) fn build(&self, base: &Path, report: &mut Report) -> Option<PathBuf> {
+        let file = self.file.as_ref()?;
+        if file.is_empty() {
+            report.error_hint(file.at, "`file` names no file", "write `revocations: { file: revoked.txt }`, or take it away");
+            return None;
+        }
+        let path = base.join(&file.value);
+        if !path.exists() {
+            report.warning("no-file", file.at, format!("there is no {}", path.display()), "create it, empty: nothing is revoked then");
+        }
+        Some(path)
+    }
+}
+
 /// The status server as written.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]

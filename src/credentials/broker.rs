@@ -9,7 +9,7 @@ use tokio::runtime::Handle;
 use tokio::sync::{mpsc, watch};
 
 use super::credential::{Credential, GrantId, IssueError};
-use super::definition::Definitions;
+use super::definition::{Definitions, Digest};
 use super::event::{Cause, GrantEvent, Happening};
 use super::flight;
 use super::slot::{Discard, Flight, Key, Landed, Next, Slot, after};
@@ -52,6 +52,19 @@ pub struct Grant<'a> {
     pub terms: &'a GrantTerms,
     /// The lease that it was obtained under.
     pub lease: Option<&'a str>,
+}
+
+/// A grant that was taken out of use.
+#[derive(Debug, Clone)]
+pub struct Discarded {
+    /// The credential, for whoever can have it revoked.
+    pub credential: Arc<Credential>,
+    /// For whom it was.
+    pub workload: SpiffeId,
+    /// For which upstream.
+    pub upstream: Arc<str>,
+    /// The definition that it was issued under.
+    pub definition: Digest,
 }
 
 /// The one place where credentials are kept; see the room's door.
@@ -121,12 +134,13 @@ impl Broker {
     #[expect(clippy::must_use_candidate, reason = "called for what it does; the count is for the log")]
     pub fn reloaded(&self, definitions: &Definitions) -> usize {
         let current = |key: &Key| definitions.get(&key.terms.profile.name).is_some_and(|definition| definition.digest == key.definition);
-        self.0.sweep(Cause::Reload, |key, _| current(key))
+        self.0.sweep(Cause::Reload, |key, _| current(key)).len()
     }
 
-    /// Takes every grant that `doomed` names out of use; issues under way for it end in vain. `doomed` must not call the broker. The
-    /// number of grants discarded.
-    pub fn discard_where(&self, cause: Cause, doomed: impl Fn(Grant<'_>) -> bool) -> usize {
+    /// Takes every grant that `doomed` names out of use; issues under way for it end in vain. `doomed` must not call the broker. What
+    /// was discarded.
+    #[expect(clippy::must_use_candidate, reason = "called for what it does")]
+    pub fn discard_where(&self, cause: Cause, doomed: impl Fn(Grant<'_>) -> bool) -> Vec<Discarded> {
         // The name of a grant that is still being issued is not known here: an empty one stands for it.
         let unknown = GrantId(Arc::from(""));
         self.0.sweep(cause, |key, slot| {
@@ -246,7 +260,7 @@ impl Inner {
         }
     }
 
-    fn sweep(&self, cause: Cause, keep: impl Fn(&Key, &Slot) -> bool) -> usize {
+    fn sweep(&self, cause: Cause, keep: impl Fn(&Key, &Slot) -> bool) -> Vec<Discarded> {
         let now = self.clock.now();
         let mut gone = Vec::new();
         let mut table = self.table();
@@ -258,17 +272,17 @@ impl Inner {
                 slot.withdraw();
             }
             if let Some(held) = slot.held.take() {
-                gone.push(event(key, now, &held.credential, Happening::Discarded { cause }));
+                gone.push((key.clone(), held.credential));
             }
             false
         });
         self.next_epoch();
         drop(table);
-        let count = gone.len();
-        for event in gone {
-            self.tell(event);
-        }
-        count
+        let told = gone.into_iter().map(|(key, credential)| {
+            self.tell(event(&key, now, &credential, Happening::Discarded { cause }));
+            Discarded { credential, workload: key.workload, upstream: Arc::clone(&key.upstream.name), definition: key.definition }
+        });
+        told.collect()
     }
 
     /// Makes room for one more key: what is over first, then a tenth of all by least recent use.

@@ -10,7 +10,7 @@ use super::broker::{Inner, event, land};
 use super::credential::{Credential, GrantId, IssueError};
 use super::definition::Definition;
 use super::event::{Cause, GrantEvent, Happening};
-use super::provider::{IssueRequest, SourceMark};
+use super::provider::{IssueRequest, Recall, SourceMark};
 use super::providers::render;
 use super::slot::{Flight, Held, Key, Landed, Slot};
 use crate::clock::Timestamp;
@@ -55,7 +55,19 @@ impl Journey {
         };
         let took = self.inner.clock.instant().saturating_duration_since(began);
         match issued {
-            Ok((held, record)) => self.succeed(held, record, took),
+            Ok((held, record)) => {
+                let recall = Recall {
+                    credential: Arc::clone(&held.credential),
+                    workload: self.key.workload.clone(),
+                    upstream: Arc::clone(&self.key.upstream.name),
+                };
+                let (flight, provider) = (Arc::clone(&self.flight), Arc::clone(&self.definition.provider));
+                self.succeed(held, record, took);
+                // Revoked while it was being issued: whoever revoked it could not name it yet.
+                if flight.withdrawn.load(Ordering::Acquire) && provider.revokes() {
+                    drop(tokio::time::timeout(deadline, provider.revoke(recall)).await);
+                }
+            }
             Err(error) => self.fail(&grant, error),
         }
     }

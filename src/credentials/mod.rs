@@ -20,9 +20,9 @@ mod slot;
 mod tests;
 mod worker_cache;
 
-pub use broker::{Broker, Grant, Limits};
+pub use broker::{Broker, Discarded, Grant, Limits};
 pub use credential::{Credential, GrantId, IssueError};
 pub use definition::{Definition, Definitions, Digest};
 pub use event::{Cause, GrantEvent, Happening};
-pub use provider::{CredentialProvider, IssueRequest, Issued, Issuing, SourceMark};
+pub use provider::{CredentialProvider, IssueRequest, Issued, Issuing, Recall, SourceMark};
 pub use slot::Discard;

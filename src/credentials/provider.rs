@@ -4,7 +4,7 @@ use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 
-use super::credential::{GrantId, IssueError};
+use super::credential::{Credential, GrantId, IssueError};
 use crate::clock::Timestamp;
 use crate::identity::SpiffeId;
 use crate::policy::GrantTerms;
@@ -44,6 +44,17 @@ pub struct Issued {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct SourceMark(pub u64);
 
+/// One issue, to be taken back.
+#[derive(Debug, Clone)]
+pub struct Recall {
+    /// What was issued.
+    pub credential: Arc<Credential>,
+    /// For whom.
+    pub workload: SpiffeId,
+    /// For which upstream.
+    pub upstream: Arc<str>,
+}
+
 /// Something that issues credentials. It is asked once per flight, under the broker's deadline, and must not keep what it issued.
 pub trait CredentialProvider: Send + Sync {
     /// Issues one.
@@ -52,5 +63,17 @@ pub trait CredentialProvider: Send + Sync {
     /// The source's mark now; asked in the background every few seconds while a credential with a mark is in use. `None`: cannot tell.
     fn source(&self) -> Issuing<'_, Option<SourceMark>> {
         Box::pin(std::future::ready(None))
+    }
+
+    /// Whether the issuer can be asked to revoke what it issued. Without, a credential ends by its own word.
+    fn revokes(&self) -> bool {
+        false
+    }
+
+    /// Asks the issuer to revoke one. Called after it is out of use here, under a deadline, and only where [`Self::revokes`].
+    fn revoke(&self, recall: Recall) -> Issuing<'_, Result<(), IssueError>> {
+        let credential = Arc::clone(&recall.credential.terms.profile.name);
+        let why = "its issuer takes nothing back; it ends by its own word".into();
+        Box::pin(std::future::ready(Err(IssueError::Unavailable { credential, why })))
     }
 }

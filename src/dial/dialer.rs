@@ -21,6 +21,7 @@ use super::pool::Pool;
 use crate::address::Resolver;
 use crate::catalogue::Protocol;
 use crate::clock::Clock;
+use crate::identity::Workload;
 use crate::refusal::Refusal;
 use crate::tls::ClientConfigs;
 
@@ -210,6 +211,12 @@ where
         facts.connect = Some(self.inner.connector.clock.instant().saturating_duration_since(began));
         facts.sent = true;
         Ok(stream)
+    }
+
+    /// Closes the idle connections to every upstream that `doomed` names; the workload is given where a connection was opened for one.
+    /// Those in use end with what they carry, and are not kept.
+    pub fn let_go(&self, doomed: impl Fn(&str, Option<&Workload>) -> bool) {
+        self.inner.pool.borrow_mut().let_go(&doomed);
     }
 
     /// How many connections wait for further requests, in all lanes.

@@ -116,6 +116,11 @@ impl<B> Lane<B> {
         same
     }
 
+    /// Whether its connections are of those that are named.
+    pub(super) fn is_for(&self, named: &impl Fn(&str, Option<&Workload>) -> bool) -> bool {
+        named(&self.upstream.borrow().name, self.workload.as_deref())
+    }
+
     /// Whether a connection that another request is opening may carry this one too.
     pub(super) fn may_share(&self) -> bool {
         let upstream = self.upstream.borrow();

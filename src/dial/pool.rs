@@ -9,6 +9,7 @@ use smallvec::SmallVec;
 
 use super::hop::Hop;
 use super::lane::Lane;
+use crate::identity::Workload;
 
 /// The hash only narrows the search; two keys that share it are still told apart. A borrowed key is looked up without a copy.
 pub(super) struct Pool<B>(FxHashMap<u64, SmallVec<[Rc<Lane<B>>; 1]>>);
@@ -56,6 +57,14 @@ impl<B> Pool<B> {
             !lanes.is_empty()
         });
         !self.0.is_empty()
+    }
+
+    /// Forgets the lanes that `doomed` names: their idle connections close with them, and what is in use comes back to none.
+    pub(super) fn let_go(&mut self, doomed: &impl Fn(&str, Option<&Workload>) -> bool) {
+        self.0.retain(|_, lanes| {
+            lanes.retain(|lane| !lane.is_for(doomed));
+            !lanes.is_empty()
+        });
     }
 
     /// How many connections wait in all lanes.

@@ -9,7 +9,7 @@ use crate::clock::Timestamp;
 use crate::credentials::Credential;
 use crate::edits::Edits;
 use crate::inject;
-use crate::live::{LEASE_HEADER, Live};
+use crate::live::{LEASE_HEADER, Live, Touched};
 use crate::policy::{self, Permit, Plan};
 use crate::refusal::{Code, Refusal};
 
@@ -51,18 +51,12 @@ impl Clearance {
     /// # Errors
     /// Something of it was revoked, the rule's time is over, or the credential's.
     pub fn still_stands(&self, live: &Live, now: Timestamp) -> Result<(), Refusal> {
-        if let Some(block) = live.blocks().on(&self.permit.touched()) {
+        let grant = self.credential.as_ref().map(|credential| &*credential.grant.0);
+        if let Some(block) = live.blocks().on(&Touched { grant, ..self.permit.touched() }) {
             return Err(policy::revoked(block));
         }
-        if let Some(leased) = self.permit.lease() {
-            // The version of now: it may have been ended or prolonged since.
-            let leases = live.leases().leases();
-            let lease = leases.get(&leased.lease.id);
-            if !lease.is_some_and(|lease| lease.is_live(now)) {
-                return Err(Refusal::new(Code::LeaseEnded, format!("lease {} ended before this request was sent", leased.lease.id)));
-            }
-        }
-        if self.permit.until().is_some_and(|until| until <= now) {
+        self.permit.lease_stands(live, now)?;
+        if self.permit.until_by_rule().is_some_and(|until| until <= now) {
             return Err(Refusal::new(Code::NoRule, "the rule that allowed this request ended before it was sent"));
         }
         if self.credential.as_ref().and_then(|credential| credential.not_after).is_some_and(|end| end <= now) {

@@ -13,10 +13,10 @@ use crate::audit::Access;
 use crate::capture::{self, Arrival, Destination, Host, Scheme, Target};
 use crate::catalogue::{Origin, Upstream};
 use crate::clock::Clock;
-use crate::credentials::{Broker, Credential};
+use crate::credentials::{Broker, Credential, IssueError};
 use crate::identity::{Identified, Workload};
 use crate::live::Live;
-use crate::policy::{AccessRequest, Decision, Leased, Plan};
+use crate::policy::{self, AccessRequest, Decision, Leased, Permit, Plan};
 use crate::refusal::{Code, Refusal};
 use crate::secret::FingerprintKey;
 use crate::snapshot::Snapshot;
@@ -75,12 +75,25 @@ impl Gate {
         Ok(Connect::Tunnel(Box::new(self.judge(snapshot, arrival, parts, access, judged).await?)))
     }
 
-    /// Whether a live passage would still be allowed by this snapshot; `parts` is the head that was judged, `lease` the lease that it went
-    /// by. It has paid: nothing is charged.
+    /// Whether this connection still proves this workload: its identity source may have lost it.
+    #[must_use]
+    pub fn still_is(&self, snapshot: &Snapshot, arrival: &Arrival, workload: &Workload) -> bool {
+        who(snapshot, arrival).is_ok_and(|now| now.id == workload.id)
+    }
+
+    /// Whether a live passage would still be allowed by this snapshot, and by which permit; `parts` is the head that was judged, `lease` the
+    /// lease that it went by. It has paid: nothing is charged.
     ///
     /// # Errors
     /// The refusal that the request would get now.
-    pub fn rejudge(&self, snapshot: &Snapshot, arrival: &Arrival, parts: &Parts, tunnel: bool, lease: Option<&str>) -> Result<(), Refusal> {
+    pub fn rejudge(
+        &self,
+        snapshot: &Snapshot,
+        arrival: &Arrival,
+        parts: &Parts,
+        tunnel: bool,
+        lease: Option<&str>,
+    ) -> Result<Permit, Refusal> {
         ready(snapshot)?;
         let (upstream, destination) = find(snapshot, arrival, parts)?;
         let workload = who(snapshot, arrival)?;
@@ -95,7 +108,7 @@ impl Gate {
             tunnel,
         };
         let allowed = snapshot.policies.still_allows(&request, &stripped, &self.live, self.clock.now(), lease);
-        allowed.map(drop).map_err(|denied| denied.refusal())
+        allowed.map_err(|denied| denied.refusal())
     }
 
     /// An upstream answered 401 to the credential of this clearance: another one of the same permit, if the broker finds that the used one
@@ -164,7 +177,7 @@ impl Gate {
                 } else {
                     let issued = self.broker.obtain(&permit, &snapshot.definitions).await;
                     access.obtained = self.clock.instant().saturating_duration_since(access.began);
-                    issued.map_err(|error| error.refusal())?
+                    issued.map_err(|error| self.unissued(&permit, &error))?
                 };
                 access.credential = Some(Arc::clone(&credential));
                 Some(credential)
@@ -183,6 +196,14 @@ impl Gate {
             }
         }
         snapshot.policies.decide(request, stripped, &self.live, self.clock.now())
+    }
+
+    /// An issue that ended in vain because of a revocation or the end of a lease is refused as what it is.
+    fn unissued(&self, permit: &Permit, error: &IssueError) -> Refusal {
+        if let Some(block) = self.live.blocks().on(&permit.touched()) {
+            return policy::revoked(block);
+        }
+        permit.lease_stands(&self.live, self.clock.now()).err().unwrap_or_else(|| error.refusal())
     }
 
     fn read<'a>(&self, snapshot: &Snapshot, upstream: &Upstream, parts: &'a Parts) -> Result<(Action<'a>, strip::Stripped), Refusal> {

@@ -1,6 +1,7 @@
 //! `Blocks`: everything that is revoked at one moment, as one immutable value.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use rustc_hash::FxHashMap;
 
@@ -19,7 +20,41 @@ pub struct Block {
     pub by: Arc<str>,
     /// When.
     pub since: Timestamp,
+    /// Passages that it ended.
+    pub ended: Tally,
 }
+
+impl Block {
+    /// One that has ended nothing yet.
+    pub fn new(target: Target, reason: impl Into<Arc<str>>, by: impl Into<Arc<str>>, since: Timestamp) -> Self {
+        Self { target, reason: reason.into(), by: by.into(), since, ended: Tally::default() }
+    }
+}
+
+/// A count that followers of several threads add to. Two blocks are the same whatever they have ended.
+#[derive(Debug, Clone, Default)]
+pub struct Tally(Arc<AtomicU64>);
+
+impl Tally {
+    /// One more.
+    pub fn add(&self) {
+        self.0.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// So many.
+    #[must_use]
+    pub fn count(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+impl PartialEq for Tally {
+    fn eq(&self, _: &Self) -> bool {
+        true
+    }
+}
+
+impl Eq for Tally {}
 
 /// What one access touches, so that a block on any of it is found.
 #[derive(Debug, Clone, Copy)]
@@ -34,6 +69,8 @@ pub struct Touched<'a> {
     pub rule: Option<&'a str>,
     /// The lease that it is under.
     pub lease: Option<&'a str>,
+    /// The issue of the credential that it carries, once it has one.
+    pub grant: Option<&'a str>,
 }
 
 /// All revocations of one moment. Nothing revoked costs one comparison.
@@ -45,6 +82,8 @@ pub struct Blocks {
     credentials: FxHashMap<Arc<str>, Arc<Block>>,
     rules: FxHashMap<Arc<str>, Arc<Block>>,
     leases: FxHashMap<Arc<str>, Arc<Block>>,
+    /// Revoked grants, until their credentials have ended by themselves. No blocks: they are not counted, shown or kept.
+    grants: FxHashMap<Arc<str>, Arc<Block>>,
     count: usize,
 }
 
@@ -55,16 +94,27 @@ impl Blocks {
         self.count
     }
 
-    /// Nothing is revoked.
+    /// No block is in force.
     #[must_use]
     pub const fn is_empty(&self) -> bool {
         self.count == 0
     }
 
+    /// Revoked grants that are still remembered.
+    #[must_use]
+    pub fn grants(&self) -> usize {
+        self.grants.len()
+    }
+
+    /// Forgets the grants that were revoked before this: their credentials have ended.
+    pub fn forget_grants(&mut self, before: Timestamp) {
+        self.grants.retain(|_, block| block.since >= before);
+    }
+
     /// The block on anything that this access touches.
     #[must_use]
     pub fn on(&self, touched: &Touched<'_>) -> Option<&Arc<Block>> {
-        if self.is_empty() {
+        if self.is_empty() && self.grants.is_empty() {
             return None;
         }
         let named = |blocks: &'_ FxHashMap<Arc<str>, Arc<Block>>, name: Option<&str>| name.is_some_and(|name| blocks.contains_key(name));
@@ -79,10 +129,19 @@ impl Blocks {
             (&self.credentials, touched.credential),
             (&self.rules, touched.rule),
             (&self.leases, touched.lease),
+            (&self.grants, touched.grant),
         ]
         .into_iter()
         .find(|(blocks, name)| named(blocks, *name))
         .and_then(|(blocks, name)| blocks.get(name?))
+    }
+
+    /// Whether a connection to this upstream, opened for this workload where it is one's own, serves nobody any more.
+    #[must_use]
+    pub fn close(&self, upstream: &str, workload: Option<&SpiffeId>) -> bool {
+        self.everything.is_some()
+            || self.upstreams.contains_key(upstream)
+            || workload.is_some_and(|workload| self.workloads.contains_key(workload))
     }
 
     /// The block with exactly this target.
@@ -95,6 +154,7 @@ impl Blocks {
             Target::Credential(name) => self.credentials.get(name),
             Target::Rule(name) => self.rules.get(name),
             Target::Lease(name) => self.leases.get(name),
+            Target::Grant(name) => self.grants.get(name),
         }
     }
 
@@ -111,6 +171,10 @@ impl Blocks {
             Target::Credential(name) => drop(self.credentials.insert(Arc::clone(name), block)),
             Target::Rule(name) => drop(self.rules.insert(Arc::clone(name), block)),
             Target::Lease(name) => drop(self.leases.insert(Arc::clone(name), block)),
+            Target::Grant(name) => {
+                self.grants.insert(Arc::clone(name), block);
+                return true;
+            }
         }
         self.count += 1;
         true
@@ -125,6 +189,7 @@ impl Blocks {
             Target::Credential(name) => self.credentials.remove(name),
             Target::Rule(name) => self.rules.remove(name),
             Target::Lease(name) => self.leases.remove(name),
+            Target::Grant(name) => return self.grants.remove(name),
         };
         self.count -= usize::from(removed.is_some());
         removed
@@ -148,13 +213,34 @@ mod tests {
     use super::*;
 
     fn block(target: &str) -> Block {
-        Block { target: target.parse().unwrap(), reason: "drill".into(), by: "uid 0".into(), since: Timestamp::UNIX_EPOCH }
+        Block {
+            target: target.parse().unwrap(),
+            reason: "drill".into(),
+            by: "uid 0".into(),
+            since: Timestamp::UNIX_EPOCH,
+            ended: Tally::default(),
+        }
+    }
+
+    #[test]
+    fn a_revoked_grant_is_no_block_and_is_forgotten_with_its_credential() {
+        let id = SpiffeId::parse("spiffe://prod.example/ns/billing/sa/app").unwrap();
+        let asks = Touched { workload: &id, upstream: "ledger", credential: Some("jwt"), rule: None, lease: None, grant: None };
+        let carries = Touched { grant: Some("g1"), ..asks };
+        let mut blocks = Blocks::default();
+        assert!(blocks.add(block("grant g1")) && blocks.is_empty() && blocks.all().is_empty());
+        assert!(blocks.on(&carries).is_some() && blocks.on(&asks).is_none(), "what asks anew gets another");
+        blocks.forget_grants(Timestamp::UNIX_EPOCH);
+        assert_eq!(blocks.grants(), 1);
+        blocks.forget_grants(Timestamp::from_second(1).unwrap());
+        assert!(blocks.on(&carries).is_none());
     }
 
     #[test]
     fn a_block_on_anything_touched_is_found() {
         let id = SpiffeId::parse("spiffe://prod.example/ns/billing/sa/app").unwrap();
-        let touched = Touched { workload: &id, upstream: "ledger", credential: Some("jwt"), rule: Some("a/b"), lease: Some("l1") };
+        let touched =
+            Touched { workload: &id, upstream: "ledger", credential: Some("jwt"), rule: Some("a/b"), lease: Some("l1"), grant: None };
         let bare = Touched { credential: None, rule: None, lease: None, ..touched };
         for (target, hits, hits_bare) in [
             ("everything", true, true),

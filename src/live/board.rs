@@ -107,8 +107,16 @@ impl Live {
         Some(number)
     }
 
-    /// Tells the followers that something changed.
-    fn tell(&self) -> u64 {
+    /// The number of the newest news.
+    #[must_use]
+    pub fn number(&self) -> u64 {
+        *self.news.borrow()
+    }
+
+    /// Tells the followers to look again at what they hold. For whatever takes access away elsewhere: an identity source that lost an
+    /// identity tells here, and the passages of connections whose workload it no longer names end. The number of this news.
+    #[expect(clippy::must_use_candidate, reason = "who does not wait needs no number")]
+    pub fn tell(&self) -> u64 {
         let mut number = 0;
         self.news.send_modify(|news| {
             *news += 1;
@@ -187,7 +195,7 @@ mod tests {
     use crate::live::{Block, Target};
 
     fn kill(live: &Live) -> Option<u64> {
-        let block = Block { target: Target::Everything, reason: "drill".into(), by: "test".into(), since: Timestamp::UNIX_EPOCH };
+        let block = Block::new(Target::Everything, "drill", "test", Timestamp::UNIX_EPOCH);
         live.change(|blocks| blocks.add(block))
     }
 

@@ -12,7 +12,7 @@ mod limits;
 mod register;
 mod target;
 
-pub use blocks::{Block, Blocks, Touched};
+pub use blocks::{Block, Blocks, Tally, Touched};
 pub use board::{Follower, Live};
 pub use lease::{
     Binding, CEILING as LEASE_CEILING, End, HEADER as LEASE_HEADER, Lease, LeaseError, LeaseTerms, MOST_USES, MaxUses, Missing, Opening,

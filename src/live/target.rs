@@ -21,13 +21,15 @@ pub enum Target {
     Rule(Arc<str>),
     /// Every access under this lease.
     Lease(Arc<str>),
+    /// One issue of a credential. Not a block: what asks anew gets another.
+    Grant(Arc<str>),
 }
 
 /// Why a text names nothing that can be revoked.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum TargetError {
     /// Another word, or nothing behind the word.
-    #[error("write `everything`, or one of `workload ID`, `upstream NAME`, `credential NAME`, `rule POLICY/RULE`, `lease ID`")]
+    #[error("write `everything`, or one of `workload ID`, `upstream NAME`, `credential NAME`, `rule POLICY/RULE`, `lease ID`, `grant ID`")]
     Form,
     /// A workload is a SPIFFE ID.
     #[error("a workload is a SPIFFE ID: {0}")]
@@ -51,6 +53,7 @@ impl Target {
             "credential" => named(Self::Credential),
             "rule" => named(Self::Rule),
             "lease" => named(Self::Lease),
+            "grant" => named(Self::Grant),
             _ => Err(TargetError::Form),
         }
     }
@@ -65,6 +68,7 @@ impl Target {
             Self::Credential(_) => "credential",
             Self::Rule(_) => "rule",
             Self::Lease(_) => "lease",
+            Self::Grant(_) => "grant",
         }
     }
 
@@ -74,7 +78,7 @@ impl Target {
         match self {
             Self::Everything => "",
             Self::Workload(id) => id.as_str(),
-            Self::Upstream(name) | Self::Credential(name) | Self::Rule(name) | Self::Lease(name) => name,
+            Self::Upstream(name) | Self::Credential(name) | Self::Rule(name) | Self::Lease(name) | Self::Grant(name) => name,
         }
     }
 }
@@ -116,10 +120,11 @@ mod tests {
             "credential ledger-jwt",
             "rule billing/create-charge",
             "lease 0192f0c1",
+            "grant 0192f0c1",
         ] {
             assert_eq!(text.parse::<Target>().unwrap().to_string(), text);
         }
-        for text in ["", "everything else", "upstream", "upstream a b", "workload ledger", "grant x", "rule a\nb", "Everything"] {
+        for text in ["", "everything else", "upstream", "upstream a b", "workload ledger", "grants x", "rule a\nb", "Everything"] {
             assert!(text.parse::<Target>().is_err(), "{text}");
         }
         assert!(Target::of("upstream", &"x".repeat(257)).is_err());

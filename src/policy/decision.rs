@@ -62,7 +62,7 @@ impl Denied {
 
 /// The refusal of an access that a block stands against.
 pub fn revoked(block: &Block) -> Refusal {
-    let Block { target, reason, by, since } = block;
+    let Block { target, reason, by, since, .. } = block;
     Refusal::new(Code::Revoked, format!("{target} was revoked at {since} by {by} ({reason}); `exeat restore {target}` lifts it"))
 }
 

@@ -321,7 +321,7 @@ fn what_is_revoked_is_refused_whatever_the_rules_say() {
 "#);
     let line = |target: &str, asked: &Ask| {
         let live = Live::default();
-        let block = Block { target: target.parse().unwrap(), reason: "drill".into(), by: "uid 0".into(), since: super::testing::now() };
+        let block = Block::new(target.parse().unwrap(), "drill", "uid 0", super::testing::now());
         live.change(|blocks| blocks.add(block));
         line(&asked.decide_with(&set, &live))
     };
@@ -505,8 +505,7 @@ fn a_revoked_lease_is_refused_and_costs_nothing() {
 ");
     let live = Live::default();
     let id = lease(&live, "release", Some(1));
-    let block =
-        Block { target: format!("lease {id}").parse().unwrap(), reason: "drill".into(), by: "uid 0".into(), since: super::testing::now() };
+    let block = Block::new(format!("lease {id}").parse().unwrap(), "drill", "uid 0", super::testing::now());
     live.change(|blocks| blocks.add(block));
     let push = ask("stripe", "POST /push");
     in_turn(&set, &live, &[(push.clone(), "revoked push"), (push.clone(), "revoked push")]);

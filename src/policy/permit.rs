@@ -7,7 +7,8 @@ use super::decision::RuleRef;
 use crate::catalogue::{Profile, Upstream};
 use crate::clock::Timestamp;
 use crate::identity::Workload;
-use crate::live::{Lease, Touched};
+use crate::live::{Lease, Live, Touched};
+use crate::refusal::{Code, Refusal};
 
 /// What a rule's `grant` asks the broker for: the profile, narrowed.
 #[derive(Debug, PartialEq, Eq, Hash)]
@@ -58,6 +59,7 @@ pub struct Permit {
     pub(super) upstream: Arc<Upstream>,
     pub(super) plan: Plan,
     pub(super) rule: Option<RuleRef>,
+    /// Of the rule: its end, its window's, and how old a lease it takes.
     pub(super) until: Option<Timestamp>,
     pub(super) lease: Option<Leased>,
 }
@@ -99,6 +101,7 @@ impl Permit {
             },
             rule: self.rule.as_ref().map(|rule| &*rule.id),
             lease: self.lease.as_ref().map(|leased| &*leased.lease.id),
+            grant: None,
         }
     }
 
@@ -108,9 +111,27 @@ impl Permit {
         self.lease.as_ref()
     }
 
-    /// When the rule expires, its window ends or the lease is over: a live passage ends then.
+    /// When the rule expires, its window ends or the lease is over, as it is now: a live passage ends then.
     #[must_use]
-    pub const fn until(&self) -> Option<Timestamp> {
+    pub fn until(&self) -> Option<Timestamp> {
+        [self.until, self.lease.as_ref().map(|leased| leased.until)].into_iter().flatten().min()
+    }
+
+    /// The same without the end of the lease itself, which a renewal moves and [`Permit::lease_stands`] knows.
+    #[must_use]
+    pub const fn until_by_rule(&self) -> Option<Timestamp> {
         self.until
+    }
+
+    /// Whether the lease that it goes by still is, in its version of now.
+    ///
+    /// # Errors
+    /// `lease_ended`.
+    pub fn lease_stands(&self, live: &Live, now: Timestamp) -> Result<(), Refusal> {
+        let Some(leased) = &self.lease else { return Ok(()) };
+        if live.leases().leases().get(&leased.lease.id).is_some_and(|lease| lease.is_live(now)) {
+            return Ok(());
+        }
+        Err(Refusal::new(Code::LeaseEnded, format!("lease {} ended while this request was under way", leased.lease.id)))
     }
 }

@@ -8,7 +8,7 @@ use super::decision::{Decision, Denied, RuleRef, WouldBe};
 use super::document::Effect;
 use super::going::Going;
 use super::index::{Index, Posting};
-use super::permit::{Leased, Permit, Plan};
+use super::permit::{GrantTerms, Leased, Permit, Plan};
 use super::registers::{Agreement, Best, Registers};
 use super::request::AccessRequest;
 use super::rule::{MethodTable, Methods, Rule};
@@ -205,6 +205,24 @@ impl PolicySet {
         &self.certificate
     }
 
+    /// The rule of this name (`policy/rule`), and on which terms it grants a credential.
+    #[must_use]
+    pub fn rule(&self, name: &str) -> Option<Option<&Arc<GrantTerms>>> {
+        self.rules.iter().find(|rule| *rule.name.id == *name).map(|rule| rule.grant.as_ref())
+    }
+
+    /// The names of its rules.
+    pub fn rule_names(&self) -> impl Iterator<Item = &str> {
+        self.rules.iter().map(|rule| &*rule.name.id)
+    }
+
+    /// The rules with a bound of their own on uses of one lease of this kind, and that bound.
+    #[must_use]
+    pub fn counted_under(&self, kind: &str) -> Vec<(Arc<str>, u32)> {
+        let counted = |rule: &Rule| Some((Arc::clone(&rule.name.id), rule.lease.as_ref().filter(|terms| *terms.kind == *kind)?.max_uses?));
+        self.rules.iter().filter(|rule| !rule.shadow).filter_map(counted).collect()
+    }
+
     /// How many rules it holds.
     #[must_use]
     pub const fn len(&self) -> usize {
@@ -321,12 +339,14 @@ impl PolicySet {
         let rule = self.rules.get(rule)?;
         // Only the rule that was chosen is asked when its window closes.
         let closes = if rule.windows.is_empty() { None } else { open_until(&rule.windows, now) };
+        let max_ttl = rule.lease.as_ref().and_then(|terms| terms.max_ttl);
+        let oldest = lease.as_ref().zip(max_ttl).and_then(|(leased, most)| leased.lease.opened.checked_add(most).ok());
         Some(Permit {
             workload: Arc::clone(request.workload),
             upstream: Arc::clone(request.upstream),
             plan: rule.grant.as_ref().map_or(Plan::Bare, |terms| Plan::Swap(Arc::clone(terms))),
             rule: Some(rule.name.clone()),
-            until: [rule.expires, closes, lease.as_ref().map(|lease| lease.until)].into_iter().flatten().min(),
+            until: [rule.expires, closes, oldest].into_iter().flatten().min(),
             lease,
         })
     }
@@ -356,7 +376,7 @@ impl PolicySet {
 
 /// What is touched before any rule has spoken.
 fn touched<'a>(request: &AccessRequest<'a>) -> Touched<'a> {
-    Touched { workload: &request.workload.id, upstream: &request.upstream.name, credential: None, rule: None, lease: None }
+    Touched { workload: &request.workload.id, upstream: &request.upstream.name, credential: None, rule: None, lease: None, grant: None }
 }
 
 /// The end of the observation that the upstream is in, if it is in one: after its end the rules hold.

@@ -131,6 +131,7 @@ impl<'a> Settling<'a> {
             credential: self.rule.grant.as_ref().map(|terms| &*terms.profile.name),
             rule: Some(&self.rule.name.id),
             lease: lease.map(|lease| &*lease.id),
+            grant: None,
         }
     }
 

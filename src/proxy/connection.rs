@@ -87,6 +87,10 @@ impl Conn {
         &self.wire
     }
 
+    pub(super) const fn is_http2(&self) -> bool {
+        self.http2
+    }
+
     pub(super) const fn seat(&self) -> &Rc<Seat> {
         &self.seat
     }

@@ -1,7 +1,8 @@
 //! `Live`: the live passages of one worker, and the sweep that looks after them.
 //!
 //! One sweep per worker stands for all timers of its passages: idle streams, slow bodies, the `opened` line, rules that expire, and
-//! the judgement of long passages by a new snapshot. It sleeps while nothing lives.
+//! the judgement of passages by a new snapshot. It sleeps while nothing lives. What is taken away (a revocation, an identity) does not wait
+//! for the sweep: the worker follows that news, and what does not end at once is cut soon after.
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
@@ -11,13 +12,14 @@ use tokio::sync::Notify;
 
 use super::passage::{Ended, Passage};
 use super::worker::Worker;
+use crate::live::Follower;
 
-/// How often the sweep runs while anything lives: a revoked passage ends within two of these.
+/// How often the sweep runs while anything lives: a passage whose rule expired, or that a reload denies, ends within two of these.
 const EVERY: Duration = Duration::from_millis(400);
 /// Empty sweeps before it sleeps, so that steady traffic does not wake it for every request.
 const EMPTY_BEFORE_SLEEP: u32 = 8;
-/// Younger passages are not judged again: they end by themselves.
-const JUDGED_AGAIN_AFTER: Duration = Duration::from_secs(1);
+/// A passage that was told to end, and whose task waits for a caller that neither reads nor writes, is cut after this.
+const CUT_AFTER: Duration = Duration::from_millis(25);
 
 /// The live passages of one worker.
 pub(super) struct Live {
@@ -96,15 +98,55 @@ impl Live {
 }
 
 impl Worker {
+    /// Ends what is taken away as soon as it is, and says so; runs as long as the worker does. `follower` follows since before the first
+    /// connection, so that no news is missed.
+    pub(super) async fn follow(self: Rc<Self>, mut follower: Follower) {
+        while let Some(news) = follower.changed().await {
+            let ended = self.end_what_is_taken_away();
+            follower.done(news);
+            if ended {
+                let worker = Rc::clone(&self);
+                drop(tokio::task::spawn_local(async move {
+                    tokio::time::sleep(CUT_AFTER).await;
+                    worker.cut_what_was_ended();
+                }));
+            }
+        }
+    }
+
+    /// Whether anything had to be ended. From here on nothing more is sent for it: its tasks find it ended before they go on.
+    fn end_what_is_taken_away(&self) -> bool {
+        let (snapshot, blocks, wall) = (self.snapshot(), self.gate().live.blocks(), self.clock().now());
+        let leases = self.gate().live.leases().leases();
+        let mut any = false;
+        for passage in self.live().passages.borrow().iter().filter(|passage| passage.ended().get().is_none()) {
+            if let Some(block) = passage.blocked(&blocks) {
+                passage.end_by(block);
+            } else if passage.lease().is_some_and(|id| !leases.get(&id).is_some_and(|lease| lease.is_live(wall))) {
+                passage.end(Ended::Lease);
+            } else if passage.workload().is_some_and(|workload| !self.gate().still_is(&snapshot, passage.conn().arrival(), &workload)) {
+                passage.end(Ended::Withdrawn);
+            }
+            any |= passage.ended().get().is_some();
+        }
+        self.dialer().let_go(|upstream, workload| blocks.close(upstream, workload.map(|workload| &workload.id)));
+        any
+    }
+
+    fn cut_what_was_ended(&self) {
+        self.live().passages.borrow().iter().filter(|passage| passage.ended().get().is_some()).for_each(|passage| passage.cut());
+    }
+
     /// One sweep. Ending only wakes tasks, so nothing leaves the list while it is walked.
     fn look_after(&self) {
         let now = self.live().tick();
         let snapshot = self.snapshot();
         let wall = self.clock().now();
+        let leases = self.gate().live.leases().leases();
         for passage in self.live().passages.borrow().iter() {
             if passage.ended().get().is_some() {
-                // Told before, and still there: its task waits for a caller that neither reads nor writes.
-                passage.conn().abort();
+                // Told before, and still there.
+                passage.cut();
                 continue;
             }
             let age = now.saturating_duration_since(passage.began());
@@ -117,12 +159,16 @@ impl Worker {
                 passage.end(Ended::Idle);
             } else if passage.until.get().is_some_and(|until| until <= wall) {
                 passage.end(Ended::Expired);
-            } else if age > JUDGED_AGAIN_AFTER && passage.judged.get().is_some_and(|revision| revision != snapshot.revision) {
+            } else if passage.lease().is_some_and(|id| !leases.get(&id).is_some_and(|lease| lease.is_live(wall))) {
+                // The news comes sooner; this stands behind it.
+                passage.end(Ended::Lease);
+            } else if passage.judged.get().is_some_and(|revision| revision != snapshot.revision) {
                 passage.judged.set(Some(snapshot.revision));
                 let tunnel = passage.head().method == http::Method::CONNECT;
                 let lease = passage.lease();
-                if self.gate().rejudge(&snapshot, passage.conn().arrival(), passage.head(), tunnel, lease.as_deref()).is_err() {
-                    passage.end(Ended::Denied);
+                match self.gate().rejudge(&snapshot, passage.conn().arrival(), passage.head(), tunnel, lease.as_deref()) {
+                    Ok(permit) => passage.until.set(permit.until_by_rule()),
+                    Err(_) => passage.end(Ended::Denied),
                 }
             }
         }

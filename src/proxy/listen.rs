@@ -248,6 +248,8 @@ fn work(shared: Arc<Shared>, doors: Vec<(Door, Bound)>, phase: watch::Receiver<P
 
 async fn run(shared: Arc<Shared>, doors: Vec<(Door, Bound)>, mut phase: watch::Receiver<Phase>) -> io::Result<()> {
     let worker = Worker::new(shared);
+    let follower = worker.gate().live.follow();
+    spawn_local(Rc::clone(&worker).follow(follower));
     spawn_local(Live::sweep(Rc::clone(&worker)));
     let mut accepting: Vec<JoinHandle<()>> = Vec::new();
     for (door, bound) in doors {

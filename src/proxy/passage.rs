@@ -6,9 +6,10 @@
 use std::borrow::Cow;
 use std::cell::{Cell, RefCell};
 use std::ops::{Deref, DerefMut};
+use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::task::{Context, Waker};
+use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
 use http::request::Parts;
@@ -18,6 +19,8 @@ use smallvec::SmallVec;
 use super::connection::Conn;
 use crate::audit::{Access, Outcome, Slot};
 use crate::clock::Timestamp;
+use crate::identity::Workload;
+use crate::live::{Block, Blocks, Touched};
 use crate::refusal::Refusal;
 use crate::strip::Finding;
 
@@ -28,6 +31,12 @@ pub(super) enum Ended {
     Expired,
     /// A reload under which it would now be denied.
     Denied,
+    /// Something that it hangs on was revoked.
+    Revoked,
+    /// The lease that it went by is over.
+    Lease,
+    /// Its connection no longer proves its workload.
+    Withdrawn,
     /// Silence longer than allowed.
     Idle,
     /// The request body came too slowly.
@@ -37,11 +46,28 @@ pub(super) enum Ended {
 }
 
 impl Ended {
+    /// The word in metrics.
+    pub(super) const fn name(self) -> &'static str {
+        match self {
+            Self::Expired => "expired",
+            Self::Denied => "denied",
+            Self::Revoked => "revoked",
+            Self::Lease => "lease_ended",
+            Self::Withdrawn => "identity_withdrawn",
+            Self::Idle => "idle",
+            Self::TooSlow => "too_slow",
+            Self::Drained => "drained",
+        }
+    }
+
     /// For the record.
     pub(super) const fn detail(self) -> &'static str {
         match self {
             Self::Expired => "ended: the rule that allowed it expired or its window closed",
             Self::Denied => "ended: after a reload policy denies it",
+            Self::Revoked => "ended: revoked",
+            Self::Lease => "ended: the lease that it went by is over",
+            Self::Withdrawn => "ended: its connection no longer proves its workload",
             Self::Idle => "ended: longer silent than a stream may be",
             Self::TooSlow => "ended: the request body came slower than the minimum rate",
             Self::Drained => "ended: exeat stopped and the drain deadline passed",
@@ -56,6 +82,34 @@ pub(super) enum Side {
     Request,
     /// The response body or the tunnel, polled by the caller's connection.
     Response,
+}
+
+thread_local! {
+    /// The passage that began in the HTTP/2 stream's task that is being polled; it is taken as soon as that poll ends.
+    static BEGUN: Cell<Option<Rc<Passage>>> = const { Cell::new(None) };
+}
+
+/// Drives one HTTP/2 stream, unless its passage is cut. The engine polls no body while the peer gives no flow-control window, so a caller
+/// that stops reading could hold a stream for ever; dropping the stream's future resets it and leaves its connection alone.
+pub(super) async fn drive_stream(stream: impl Future) {
+    let mut stream = pin!(stream);
+    let mut passage: Option<Rc<Passage>> = None;
+    std::future::poll_fn(|cx| {
+        if passage.as_ref().is_some_and(|passage| passage.cut.get()) {
+            return Poll::Ready(());
+        }
+        let polled = stream.as_mut().poll(cx);
+        if let Some(begun) = BEGUN.take() {
+            passage = Some(begun);
+        }
+        if polled.is_pending()
+            && let Some(passage) = &passage
+        {
+            passage.wake_when_ended(Side::Response, cx);
+        }
+        polled.map(drop)
+    })
+    .await;
 }
 
 /// How long the caller of a request body was waited for.
@@ -79,6 +133,10 @@ pub(super) struct Passage {
     answering: Cell<bool>,
     complete: Cell<bool>,
     ended: Cell<Option<Ended>>,
+    /// The block that ended it.
+    block: RefCell<Option<Arc<Block>>>,
+    /// It was told and did not end: its HTTP/2 stream is dropped.
+    cut: Cell<bool>,
     /// Of the request's side and of the response's.
     wakers: RefCell<(Option<Waker>, Option<Waker>)>,
     /// Judged and let through by this snapshot revision: only these are judged again.
@@ -137,6 +195,8 @@ impl Guard {
             answering: Cell::new(false),
             complete: Cell::new(false),
             ended: Cell::new(None),
+            block: RefCell::default(),
+            cut: Cell::new(false),
             wakers: RefCell::default(),
             judged: Cell::new(None),
             until: Cell::new(None),
@@ -145,6 +205,9 @@ impl Guard {
         });
         conn.passage_began();
         conn.worker().live().add(&passage);
+        if conn.is_http2() {
+            BEGUN.set(Some(Rc::clone(&passage)));
+        }
         Self(passage)
     }
 
@@ -312,11 +375,56 @@ impl Passage {
         self.slot.set(Some(slot));
     }
 
+    /// The block on anything that this passage hangs on. One that is still being judged has nothing yet, and will see the block itself.
+    pub(super) fn blocked(&self, blocks: &Blocks) -> Option<Arc<Block>> {
+        let lent = self.lend();
+        let access = lent.as_deref()?;
+        let credential = access.credential.as_deref();
+        let touched = Touched {
+            workload: &access.workload.as_ref()?.id,
+            upstream: &access.upstream.as_ref()?.name,
+            credential: credential.map(|credential| &*credential.terms.profile.name),
+            rule: access.rule.as_ref().map(|rule| &*rule.id),
+            lease: access.lease.as_ref().map(|leased| &*leased.lease.id),
+            grant: credential.map(|credential| &*credential.grant.0),
+        };
+        blocks.on(&touched).cloned()
+    }
+
+    /// Who it was judged as, once that is known.
+    pub(super) fn workload(&self) -> Option<Arc<Workload>> {
+        self.lend().as_ref()?.workload.clone()
+    }
+
+    /// Ends the passage because of a block.
+    pub(super) fn end_by(&self, block: Arc<Block>) {
+        if self.ended.get().is_none() {
+            block.ended.add();
+            self.block.replace(Some(block));
+        }
+        self.end(Ended::Revoked);
+    }
+
     /// Ends the passage from outside: both sides wake up to find it so.
     pub(super) fn end(&self, why: Ended) {
         if self.ended.get().is_none() {
             self.ended.set(Some(why));
+            self.conn.worker().shared().metrics.passage_ended_by(why.name());
         }
+        self.wake();
+    }
+
+    /// It was told to end and is still there: its task waits for a caller that neither reads nor writes. An HTTP/2 stream is reset;
+    /// HTTP/1 has nothing but its connection.
+    pub(super) fn cut(&self) {
+        self.cut.set(true);
+        if !self.conn.is_http2() {
+            self.conn.abort();
+        }
+        self.wake();
+    }
+
+    fn wake(&self) {
         let (request, response) = std::mem::take(&mut *self.wakers.borrow_mut());
         request.into_iter().chain(response).for_each(Waker::wake);
     }
@@ -350,7 +458,10 @@ impl Passage {
         access.response_bytes = self.response_bytes.get();
         if let Some(ended) = self.ended.get() {
             access.outcome = Outcome::Aborted;
-            access.detail = ended.detail().into();
+            access.detail = match self.block.borrow().as_deref() {
+                Some(block) => format!("{}: {} by {}", ended.detail(), block.target, block.by).into(),
+                None => ended.detail().into(),
+            };
         } else if !self.complete.get() {
             access.outcome = Outcome::Aborted;
             if access.detail.is_empty() {

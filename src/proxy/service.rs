@@ -192,7 +192,7 @@ async fn exchange(
     let repeatable = body.is_end_stream();
     let mut body = Body::new(body, passage);
     let mut first = true;
-    passage.until.set(clearance.permit().until());
+    passage.until.set(clearance.permit().until_by_rule());
     passage.idle.set(clearance.permit().upstream().deadlines.idle);
     loop {
         let edits = clearance.attempt_edits(head, &worker.gate().live, worker.clock().now())?;
@@ -297,7 +297,7 @@ async fn connect(passage: &Rc<Passage>) -> Result<Passed, Failure> {
     };
     passage.judged.set(Some(snapshot.revision));
     drop(snapshot);
-    passage.until.set(clearance.permit().until());
+    passage.until.set(clearance.permit().until_by_rule());
     let upstream = clearance.permit().upstream();
     passage.idle.set(upstream.deadlines.idle);
     clearance.still_stands(&worker.gate().live, worker.clock().now())?;
@@ -310,15 +310,16 @@ async fn connect(passage: &Rc<Passage>) -> Result<Passed, Failure> {
     dialled.map(Passed::Tunnel).map_err(|error| error.refusal().into())
 }
 
-/// Waits for a future, unless the passage is ended from outside first.
+/// Waits for a future, unless the passage is ended from outside first. An ended passage's future is not polled again: what it waited for
+/// (a fresh connection) may have come in the same moment, and nothing is sent for what was revoked.
 pub(super) async fn until_ended<T>(passage: &Passage, future: impl Future<Output = T>) -> Result<T, Failure> {
     let mut future = pin!(future);
     std::future::poll_fn(|cx| {
-        if let Poll::Ready(value) = future.as_mut().poll(cx) {
-            return Poll::Ready(Ok(value));
-        }
         if passage.ended().get().is_some() {
             return Poll::Ready(Err(Failure::Broken));
+        }
+        if let Poll::Ready(value) = future.as_mut().poll(cx) {
+            return Poll::Ready(Ok(value));
         }
         passage.wake_when_ended(Side::Response, cx);
         Poll::Pending

@@ -14,6 +14,7 @@ use super::connection::Conn;
 use super::forward::Via;
 use super::in_flight::Live;
 use super::limits::Limits;
+use super::passage::drive_stream;
 use crate::address::Resolver;
 use crate::audit::Ledger;
 use crate::capture::Destination;
@@ -124,7 +125,7 @@ where
     F::Output: 'static,
 {
     fn execute(&self, future: F) {
-        tokio::task::spawn_local(future);
+        tokio::task::spawn_local(drive_stream(future));
     }
 }
 

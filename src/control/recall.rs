@@ -1,0 +1,107 @@
+//! Recalling: grants of what was revoked go out of use here at once, and their issuers are asked to revoke them, behind it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::StreamExt as _;
+use serde::Serialize;
+
+use crate::audit::{Event, GrantChange, Ledger};
+use crate::clock::Timestamp;
+use crate::credentials::{Broker, Cause, CredentialProvider, Discarded, Recall};
+use crate::live::{Block, Blocks, Target, Touched};
+use crate::snapshot::Snapshot;
+use crate::telemetry::Metrics;
+
+/// An issuer has this long for one answer.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// Issuers that are asked at one time.
+const AT_ONCE: usize = 16;
+
+/// What became of the grants.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct Recalled {
+    /// Taken out of use here.
+    pub discarded: u64,
+    /// Of these, how many the issuer is asked to revoke; the audit tells how that went.
+    pub issuer_asked: u64,
+    /// Of these, how many no issuer takes back: they end by themselves.
+    pub issuer_cannot: u64,
+    /// When the last of those ends that no issuer takes back; absent where one tells no end of its own.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub last_ends: Option<Timestamp>,
+}
+
+/// Discards every grant that these blocks stand against.
+pub(super) fn discard(blocks: &[&Block], broker: &Broker, snapshot: &Snapshot) -> Vec<Discarded> {
+    let mut doomed = Blocks::default();
+    let mut terms = Vec::new();
+    for block in blocks {
+        doomed.add(Block::clone(block));
+        // What a rule has granted bears no rule's name; whoever else shares its terms gets another at the next request.
+        if let Target::Rule(name) = &block.target {
+            terms.extend(snapshot.policies.rule(name).flatten());
+        }
+    }
+    broker.discard_where(Cause::Revoked, |grant| {
+        let touched = Touched {
+            workload: grant.workload,
+            upstream: grant.upstream,
+            credential: Some(&grant.terms.profile.name),
+            rule: None,
+            lease: grant.lease,
+            grant: Some(&grant.id.0),
+        };
+        doomed.on(&touched).is_some() || terms.iter().any(|terms| ***terms == *grant.terms)
+    })
+}
+
+/// Has the issuers asked, and tells what will become of the grants.
+pub(super) fn recall(discarded: Vec<Discarded>, snapshot: &Snapshot, ledger: &Ledger, metrics: &Metrics) -> Recalled {
+    let mut told = Recalled { discarded: discarded.len() as u64, ..Recalled::default() };
+    let (mut asked, mut endless): (Vec<(Arc<dyn CredentialProvider>, Discarded)>, bool) = (Vec::new(), false);
+    for one in discarded {
+        let definition = snapshot.definitions.get(&one.credential.terms.profile.name);
+        match definition.filter(|definition| definition.digest == one.definition && definition.provider.revokes()) {
+            Some(definition) => asked.push((Arc::clone(&definition.provider), one)),
+            None => {
+                told.issuer_cannot += 1;
+                endless |= one.credential.not_after.is_none();
+                told.last_ends = told.last_ends.max(one.credential.not_after);
+            }
+        }
+    }
+    told.last_ends = told.last_ends.filter(|_| !endless);
+    told.issuer_asked = asked.len() as u64;
+    if !asked.is_empty() {
+        drop(tokio::spawn(ask_issuers(asked, ledger.clone(), metrics.clone())));
+    }
+    told
+}
+
+async fn ask_issuers(asked: Vec<(Arc<dyn CredentialProvider>, Discarded)>, ledger: Ledger, metrics: Metrics) {
+    futures_util::stream::iter(asked)
+        .for_each_concurrent(AT_ONCE, |(provider, one)| {
+            let (ledger, metrics) = (ledger.clone(), metrics.clone());
+            async move {
+                let recall =
+                    Recall { credential: Arc::clone(&one.credential), workload: one.workload.clone(), upstream: Arc::clone(&one.upstream) };
+                let (change, detail) = match tokio::time::timeout(PATIENCE, provider.revoke(recall)).await {
+                    Ok(Ok(())) => (GrantChange::Revoked, "its issuer took it back".to_owned()),
+                    Ok(Err(error)) => (GrantChange::RevocationFailed, error.to_string()),
+                    Err(_) => (GrantChange::RevocationFailed, "its issuer did not answer within 5 s".to_owned()),
+                };
+                let credential = Arc::clone(&one.credential.terms.profile.name);
+                metrics.grant(&credential, change);
+                ledger.event(Event::Grant {
+                    change,
+                    grant: Some(Arc::clone(&one.credential.grant.0)),
+                    credential,
+                    workload: one.workload.shared(),
+                    upstream: one.upstream,
+                    detail: detail.into(),
+                });
+            }
+        })
+        .await;
+}
