@@ -24,6 +24,8 @@ mod drain;
 mod harness;
 mod harness_story;
 mod hostile;
+mod leases;
+mod limits;
 mod misdirection;
 mod protocols;
 mod records;
