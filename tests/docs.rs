@@ -101,3 +101,31 @@ fn every_test_that_a_page_names_exists() {
     }
     assert!(named > 50, "only {named} tests are named");
 }
+
+/// The fenced YAML blocks of a page, each with the file name that its first line gives.
+fn policies(page: &str) -> Vec<(String, String)> {
+    let blocks = page.split("```yaml\n").skip(1).filter_map(|rest| rest.split("```").next());
+    let named = |block: &str| {
+        let name = block.lines().next()?.strip_prefix("# policies/")?.to_owned();
+        Some((name, block.to_owned()))
+    };
+    blocks.filter_map(named).collect()
+}
+
+#[test]
+fn the_policies_of_a_page_load_beside_the_example() {
+    let page = std::fs::read_to_string(root("docs/leases-and-limits.md")).expect("the page");
+    let files = policies(&page);
+    assert_eq!(files.len(), 2);
+    let dir = tempfile::tempdir().expect("a directory");
+    for place in ["config", "policies/host"] {
+        std::fs::create_dir_all(dir.path().join(place)).expect("made");
+    }
+    for (name, text) in files {
+        std::fs::write(dir.path().join("policies/host").join(name), text).expect("written");
+    }
+    let config = dir.path().join("config/exeat.yaml");
+    std::fs::copy(root("config/host.yaml"), &config).expect("copied");
+    let said = exeat(&["check", "--strict", "-c", &config.display().to_string()]);
+    assert!(said.contains("with a lease and limits"), "{said}");
+}

@@ -14,6 +14,7 @@ use crate::config::Config;
 use crate::control::{Reload, Revoke};
 use crate::credentials::providers::KeyRings;
 use crate::credentials::{GrantEvent, Happening};
+use crate::live::Live;
 use crate::snapshot::Current;
 use crate::telemetry::{Edge, Metrics};
 
@@ -84,6 +85,7 @@ pub(super) struct Standing {
     pub(super) snapshots: Arc<Current>,
     pub(super) reload: Arc<Reload>,
     pub(super) revoke: Arc<Revoke>,
+    pub(super) live: Arc<Live>,
     pub(super) ledger: Ledger,
     pub(super) health: Arc<Health>,
     pub(super) metrics: Metrics,
@@ -111,6 +113,8 @@ impl Standing {
             "policy": snapshot.policies.revision(),
             "trust_domain": &*self.config.trust_domain,
             "revocations": super::revocations::in_force(&self.revoke),
+            "leases": { "live": self.live.leases().leases().live(now), "held": self.live.leases().leases().len() },
+            "limits": { "counters": self.live.limits().counters(now) },
             "listeners": listeners,
             "upstreams": upstreams,
             "reload": {

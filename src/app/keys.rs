@@ -6,6 +6,7 @@ use std::time::Duration;
 use super::start::Failed;
 use crate::clock::Timestamp;
 use crate::config::{Config, StatePlace};
+use crate::live::Live;
 use crate::state::State;
 use crate::tls::Authority;
 
@@ -24,6 +25,19 @@ pub fn open_state(config: &Config) -> Result<Arc<State>, Failed> {
         StatePlace::Directory(path) => State::open(path, HAND_OVER).map_err(|error| Failed::config(format!("state: {error}")))?,
     };
     Ok(Arc::new(state))
+}
+
+/// The exact numbers of uses of leases, written when the last passage has ended: the state was released when the drain began, and is taken
+/// again for this, unless a successor has it.
+pub(super) fn after_the_drain(config: &Config, live: Arc<Live>) -> Box<dyn FnOnce() + Send> {
+    let place = config.state.clone();
+    Box::new(move || {
+        let StatePlace::Directory(path) = place else { return };
+        let written = State::open(&path, Duration::ZERO).and_then(|state| live.leases().settle(&state));
+        if let Err(error) = written {
+            tracing::warn!(%error, "uses of leases that were reserved and not used are lost");
+        }
+    })
 }
 
 /// The interception CA that the state keeps; made on first use.

@@ -7,6 +7,7 @@ mod build;
 mod drain;
 mod household;
 mod keys;
+mod leases;
 mod policies;
 mod records;
 mod revocations;

@@ -16,17 +16,17 @@ use tokio::sync::watch;
 use super::build::Builder;
 use super::drain::{self, DrainThenStop};
 use super::household::{self, Standing};
-use super::{keys, policies, records, revocations};
+use super::{keys, leases, policies, records, revocations};
 use crate::address::{OwnListeners, Resolver};
 use crate::admin::{self, Admin, Door, Guard, Health};
 use crate::audit::{Event, Ledger};
 use crate::clock::{Clock, SystemClock};
 use crate::config::{self, AdminGuard, Loaded};
-use crate::control::{self, Cause, Publish, Reload, Revoke, Watch};
+use crate::control::{self, Cause, Leasing, Publish, Reload, Revoke, Watch};
 use crate::credentials::providers::{KeyRings, Rhythm};
 use crate::credentials::{self, Broker};
 use crate::gate::Gate;
-use crate::live::Live;
+use crate::live::{LeaseBook, Live};
 use crate::outcall::Outcall;
 use crate::proxy::{Limits, Listeners, Shared, Workers};
 use crate::secret::Secret;
@@ -81,6 +81,8 @@ pub struct Running {
     chassis: JoinHandle<()>,
     ledger: Ledger,
     spans: records::Spans,
+    /// What is written when the last passage has ended.
+    last: Box<dyn FnOnce() + Send>,
     // Dropped last: its tasks end with it.
     _household: Runtime,
 }
@@ -107,6 +109,7 @@ impl Running {
     /// Waits until the process has been told to stop and has drained; flushes audit and spans. `false` when something was lost.
     pub fn wait(self) -> bool {
         let ended = self.chassis.join().is_ok();
+        (self.last)();
         let flushed = self.ledger.stop(Duration::from_secs(5));
         self.spans.stop();
         ended && flushed
@@ -156,7 +159,8 @@ pub fn start(path: &Path, signals: Signals) -> Result<Running, Failed> {
         credentials::Limits { entries: config.limits.credential_cache, obtain: config.limits.obtain, ..credentials::Limits::default() },
     );
     let broker = Arc::new(broker);
-    let live = Arc::new(Live::default());
+    let leases = LeaseBook::open(Arc::clone(&state), started).map_err(|error| Failed::config(error.to_string()))?;
+    let live = Arc::new(Live::default().with_leases(leases));
     let rings = Arc::new(KeyRings::new(Arc::clone(&state), Rhythm::default()));
     let house = Arc::new(House {
         builder: Builder { clock: Arc::clone(&clock), rings: Arc::clone(&rings), fingerprints: Arc::clone(&fingerprints) },
@@ -173,6 +177,7 @@ pub fn start(path: &Path, signals: Signals) -> Result<Running, Failed> {
     let reload = Arc::new(Reload::new(path.to_owned(), Arc::clone(&clock), &loaded));
     house.first(loaded)?;
     let revoke = house.revocations(&live, config.revocations.clone())?;
+    let leasing = Arc::new(Leasing::new(house.surroundings(&live)));
 
     let interceptor = Interceptor::new(authority, Arc::clone(&clock)).map_err(|error| Failed::config(error.to_string()))?;
     let threads = config.threads.or_else(|| std::thread::available_parallelism().ok()).map_or(1, std::num::NonZeroUsize::get);
@@ -187,7 +192,7 @@ pub fn start(path: &Path, signals: Signals) -> Result<Running, Failed> {
     let shared = Arc::new(Shared::new(
         Limits::from(&config.limits),
         Arc::clone(&house.snapshots),
-        Gate { broker, clock: Arc::clone(&clock), live, fingerprints },
+        Gate { broker, clock: Arc::clone(&clock), live: Arc::clone(&live), fingerprints },
         ledger.clone(),
         metrics.clone(),
         spans.sampler(),
@@ -210,6 +215,7 @@ pub fn start(path: &Path, signals: Signals) -> Result<Running, Failed> {
     household.spawn(Arc::clone(&reload).supervise(watch, publish));
     let watch = household.block_on(async { revoke.watch(config.limits.file_poll) });
     household.spawn(Arc::clone(&revoke).supervise(watch));
+    household.spawn(Arc::clone(&leasing).supervise());
     household.spawn(revocations::heed(kill, Arc::clone(&revoke)));
     if let Some(socket) = status_socket {
         let door = Door::Status(records::status(&health, &metrics, &rings));
@@ -224,6 +230,7 @@ pub fn start(path: &Path, signals: Signals) -> Result<Running, Failed> {
             snapshots: Arc::clone(&house.snapshots),
             reload,
             revoke: Arc::clone(&revoke),
+            live: Arc::clone(&live),
             ledger: ledger.clone(),
             health: Arc::clone(&health),
             metrics: metrics.clone(),
@@ -231,6 +238,7 @@ pub fn start(path: &Path, signals: Signals) -> Result<Running, Failed> {
         };
         let mut routes = household::routes(standing, ask);
         routes.extend(revocations::routes(&revoke));
+        routes.extend(leases::routes(&leasing));
         household.spawn(admin::serve(socket, Door::Admin(Admin::new(routes)), guard));
     }
     let (wish, wished) = watch::channel(false);
@@ -254,7 +262,8 @@ pub fn start(path: &Path, signals: Signals) -> Result<Running, Failed> {
         let address = address.map_or_else(|| "a unix socket".to_owned(), |address| address.to_string());
         tracing::info!(listener = %name, address, "listening");
     }
-    Ok(Running { listeners, status, wish, chassis, ledger, spans, _household: household })
+    let last = keys::after_the_drain(&config, live);
+    Ok(Running { listeners, status, wish, chassis, ledger, spans, last, _household: household })
 }
 
 fn socket(what: &str, address: &crate::capture::ListenAddress) -> Result<admin::Socket, Failed> {
@@ -353,8 +362,12 @@ impl House {
 
     /// Puts into force what was revoked before; from here on more can be.
     fn revocations(&self, live: &Arc<Live>, file: Option<PathBuf>) -> Result<Arc<Revoke>, Failed> {
+        Revoke::open(self.surroundings(live), file).map(Arc::new).map_err(|error| Failed::config(error.to_string()))
+    }
+
+    fn surroundings(&self, live: &Arc<Live>) -> control::Surroundings {
         let health = Arc::clone(&self.health);
-        let around = control::Surroundings {
+        control::Surroundings {
             live: Arc::clone(live),
             broker: Arc::clone(&self.broker),
             snapshots: Arc::clone(&self.snapshots),
@@ -363,8 +376,7 @@ impl House {
             metrics: self.metrics.clone(),
             clock: Arc::clone(&self.builder.clock),
             warn: Arc::new(move |about, why| health.warn(about, why)),
-        };
-        Revoke::open(around, file).map(Arc::new).map_err(|error| Failed::config(error.to_string()))
+        }
     }
 
     fn publish(&self, read: Result<Loaded, Vec<Diagnostic>>, cause: Cause) -> Result<(), Vec<Diagnostic>> {

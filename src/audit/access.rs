@@ -13,7 +13,7 @@ use crate::catalogue::Upstream;
 use crate::clock::Timestamp;
 use crate::credentials::Credential;
 use crate::identity::Workload;
-use crate::policy::{RuleRef, WouldBe};
+use crate::policy::{Leased, RuleRef, WouldBe};
 use crate::refusal::Code;
 use crate::strip::Finding;
 
@@ -106,6 +106,8 @@ pub struct Access {
     pub detail: Cow<'static, str>,
     /// The rule that decided.
     pub rule: Option<RuleRef>,
+    /// The lease that it went by, or that refused it.
+    pub lease: Option<Leased>,
     /// What shadow rules or the stage `enforce` would have done.
     pub would_be: Option<WouldBe>,
     /// The upstream was in stage `observe`.

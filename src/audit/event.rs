@@ -3,8 +3,10 @@
 use std::borrow::Cow;
 use std::sync::Arc;
 
+use crate::live::{Change, Lease};
+
 /// One event of the household. Texts name things and never hold a secret.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub enum Event {
     /// The process serves. The ledger writes its own `seal` before it.
     Started {
@@ -50,6 +52,17 @@ pub enum Event {
         upstream: Arc<str>,
         /// Cause of a discard or failure, or the audience and expiry of an issue; never a secret.
         detail: Cow<'static, str>,
+    },
+    /// A lease was opened, renewed or ended.
+    Lease {
+        /// What happened.
+        change: Change,
+        /// The lease as it is now.
+        lease: Arc<Lease>,
+        /// Who did it: `uid 0`, `its time`.
+        by: Arc<str>,
+        /// Why, in the opener's words.
+        reason: Arc<str>,
     },
     /// Something was revoked: from here on it is refused.
     Revoked {
@@ -129,6 +142,9 @@ impl Event {
             Self::Grant { change: GrantChange::Refreshed, .. } => "grant_refreshed",
             Self::Grant { change: GrantChange::Discarded, .. } => "grant_discarded",
             Self::Grant { change: GrantChange::Failed, .. } => "grant_failed",
+            Self::Lease { change: Change::Opened, .. } => "lease_opened",
+            Self::Lease { change: Change::Renewed, .. } => "lease_renewed",
+            Self::Lease { change: Change::Ended, .. } => "lease_ended",
             Self::Grant { change: GrantChange::Revoked, .. } => "grant_revoked",
             Self::Grant { change: GrantChange::RevocationFailed, .. } => "grant_revocation_failed",
             Self::Revoked { .. } => "revoked",

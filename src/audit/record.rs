@@ -16,6 +16,7 @@
 //! | `outcome`, `decision` | access (`outcome` also edge) | `allowed`, `refused`, `aborted`; `allow`, `deny`, `shadow_deny`, `none` |
 //! | `code`, `detail` | access, edge | stable code of a refusal; the operator's line |
 //! | `rule` | access, opened | `{id, place, owner}` of the rule that decided |
+//! | `lease` | access, opened | `{id, kind, uses_left}`: the lease that it went by, or that refused it; `uses_left` where uses are counted |
 //! | `would_be` | access | `{outcome, code, rule, changed}`: what shadow rules or the stage `enforce` would have done |
 //! | `stage` | access, opened | `enforce` or `observe` |
 //! | `revision`, `policy` | access, opened | snapshot revision and content hash of the policy set |
@@ -29,7 +30,7 @@
 //! | `opened` | lost | number of the `opened` line that no record followed |
 //! | `count` | edge | bytes refused before they were a request: how often on this connection |
 //! | `refused`, `edges`, `events` | gap | what could not be recorded while the ledger was unavailable |
-//! | `event`, .. | event | `start`, `stop`, `reload`, `reload_failed`, `grant_issued`, `grant_refreshed`, `grant_discarded`, `grant_failed`, `key` |
+//! | `event`, .. | event | `start`, `stop`, `reload`, `reload_failed`, `grant_issued`, `grant_refreshed`, `grant_discarded`, `grant_failed`, `lease_opened`, `lease_renewed`, `lease_ended`, `key` |
 //! | `at`, `instance`, `version`, `cut`, `open`, `mac` | seal | `start`, `interval`, `rotate`, `segment`, `stop`; see `seal` |
 
 use std::net::SocketAddr;
@@ -43,7 +44,7 @@ use crate::capture::{Destination, Mode, Peer};
 use crate::clock::Timestamp;
 use crate::credentials::Credential;
 use crate::identity::{Attestation, Workload};
-use crate::policy::{RuleRef, WouldBe};
+use crate::policy::{Leased, RuleRef, WouldBe};
 use crate::strip::Finding;
 
 /// Seconds whose text is kept: the current one, and those of the credentials in use.
@@ -130,6 +131,9 @@ impl Scribe {
         asked(out, access);
         if !access.detail.is_empty() {
             put!(out, "detail", text & access.detail);
+        }
+        if let Some(leased) = &access.lease {
+            lease(out, leased);
         }
         if let Some(would) = &access.would_be {
             would_be(out, would);
@@ -230,6 +234,24 @@ impl Scribe {
                     put!(out, "detail", text detail);
                 }
             }
+            Event::Lease { change: _, lease, by, reason } => {
+                put!(out, "lease", text & lease.id);
+                put!(out, "lease_kind", text & lease.kind);
+                put!(out, "workload", text lease.workload.as_str());
+                if let Some(uid) = lease.uid {
+                    put!(out, "uid", number uid);
+                }
+                out.extend_from_slice(b",\"until\":\"");
+                self.time(out, lease.until);
+                out.push(b'"');
+                if let Some(left) = lease.uses_left() {
+                    put!(out, "uses_left", number left);
+                }
+                put!(out, "by", text by);
+                if !reason.is_empty() {
+                    put!(out, "detail", text reason);
+                }
+            }
             Event::Revoked { target, reason, by, passages, grants, durable } => {
                 put!(out, "target", text target);
                 put!(out, "reason", text reason);
@@ -294,6 +316,9 @@ impl Opened {
         let mut fields = Vec::with_capacity(512);
         asked(&mut fields, access);
         standing(&mut fields, access);
+        if let Some(leased) = &access.lease {
+            lease(&mut fields, leased);
+        }
         if let Some(credential) = &access.credential {
             Scribe::new().credential(&mut fields, credential, access.cached);
         }
@@ -479,6 +504,17 @@ fn rule(out: &mut Vec<u8>, rule: &RuleRef) {
     put!(out, "id", text & rule.id);
     put!(out, "place", text & rule.place);
     put!(out, "owner", text & rule.owner);
+    close_object(out, object);
+}
+
+fn lease(out: &mut Vec<u8>, leased: &Leased) {
+    out.extend_from_slice(b",\"lease\":");
+    let object = out.len();
+    put!(out, "id", text & leased.lease.id);
+    put!(out, "kind", text & leased.lease.kind);
+    if let Some(left) = leased.uses_left {
+        put!(out, "uses_left", number left);
+    }
     close_object(out, object);
 }
 

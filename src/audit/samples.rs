@@ -92,6 +92,7 @@ pub(crate) fn allowed(id: u128) -> Access {
         outcome: Outcome::Allowed,
         detail: "".into(),
         rule: Some(rule()),
+        lease: None,
         would_be: None,
         observed: false,
         revision: 7,
@@ -139,6 +140,6 @@ pub(crate) fn refused(id: u128, code: Code) -> Access {
 
 /// Passed in stage `observe`, and would not in `enforce`.
 pub(crate) fn observed(id: u128) -> Access {
-    let denied = Denied { code: Code::NoRule, rule: None, block: None };
+    let denied = Denied { code: Code::NoRule, rule: None, block: None, lease: None, wait: None, why: None };
     Access { observed: true, rule: None, would_be: Some(WouldBe { outcome: Err(denied), changed: true }), credential: None, ..allowed(id) }
 }

@@ -38,6 +38,9 @@ enum Command {
     Revoke(RevokeArgs),
     /// Lift a revocation.
     Restore(RestoreArgs),
+    /// Leases: time-boxed access for one task.
+    #[command(subcommand)]
+    Lease(LeaseCommand),
     /// Print the public keys that upstreams verify tokens with (JWKS, RFC 7517).
     Jwks(ConfigArg),
     /// Print the interception CA's certificate (PEM), for the trust stores of clients.
@@ -162,6 +165,84 @@ pub(super) struct RestoreArgs {
 }
 
 #[derive(Debug, Subcommand)]
+pub(super) enum LeaseCommand {
+    /// Open one.
+    Open(LeaseOpenArgs),
+    /// Show all.
+    List(LeaseListArgs),
+    /// Show one.
+    Show(LeaseArgs),
+    /// Let a live one last longer: up to 24 h since its opening.
+    Renew(LeaseRenewArgs),
+    /// End one: refused from the next request on, its streams end, what was obtained under it goes.
+    End(LeaseArgs),
+}
+
+#[derive(Debug, clap::Args)]
+pub(super) struct LeaseOpenArgs {
+    /// For whom: a SPIFFE ID.
+    #[arg(long, value_name = "ID")]
+    pub(super) workload: String,
+    /// Which task: the kind that rules name.
+    #[arg(long)]
+    pub(super) kind: String,
+    /// How long: 90s, 20m, 8h; 24 h at most.
+    #[arg(long, value_name = "TIME")]
+    pub(super) ttl: String,
+    /// How often; as often as its time allows if not given.
+    #[arg(long)]
+    pub(super) uses: Option<u32>,
+    /// Only for processes of this uid.
+    #[arg(long)]
+    pub(super) uid: Option<u32>,
+    /// What conditions read as `lease.attrs`.
+    #[arg(long = "attribute", value_name = "NAME=TEXT")]
+    pub(super) attributes: Vec<String>,
+    /// Why, for the record.
+    #[arg(long, default_value = "", value_name = "TEXT")]
+    pub(super) reason: String,
+    /// As JSON.
+    #[arg(long)]
+    pub(super) json: bool,
+    #[command(flatten)]
+    pub(super) ask: AdminArg,
+}
+
+#[derive(Debug, clap::Args)]
+pub(super) struct LeaseListArgs {
+    /// As JSON.
+    #[arg(long)]
+    pub(super) json: bool,
+    #[command(flatten)]
+    pub(super) ask: AdminArg,
+}
+
+#[derive(Debug, clap::Args)]
+pub(super) struct LeaseArgs {
+    /// Its name; `exeat lease list` shows them.
+    pub(super) id: String,
+    /// As JSON.
+    #[arg(long)]
+    pub(super) json: bool,
+    #[command(flatten)]
+    pub(super) ask: AdminArg,
+}
+
+#[derive(Debug, clap::Args)]
+pub(super) struct LeaseRenewArgs {
+    /// Its name; `exeat lease list` shows them.
+    pub(super) id: String,
+    /// How long from now: 90s, 20m, 8h.
+    #[arg(long, value_name = "TIME")]
+    pub(super) ttl: String,
+    /// As JSON.
+    #[arg(long)]
+    pub(super) json: bool,
+    #[command(flatten)]
+    pub(super) ask: AdminArg,
+}
+
+#[derive(Debug, Subcommand)]
 pub(super) enum AuditCommand {
     /// Check the hash chain; names the first line that does not fit.
     Verify(VerifyArgs),
@@ -240,6 +321,7 @@ pub fn main() -> ExitCode {
         Command::Edges(edges) => super::edges::edges(&edges),
         Command::Revoke(revoke) => super::revoke::revoke(&revoke),
         Command::Restore(restore) => super::revoke::restore(&restore),
+        Command::Lease(lease) => super::lease::lease(&lease),
         Command::Jwks(config) => super::jwks::jwks(&config),
         Command::Ca(ca) => super::ca::ca(&ca),
         Command::Policy(command) => super::policy::run(&command),

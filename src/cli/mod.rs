@@ -10,6 +10,7 @@ mod completions;
 mod edges;
 mod harden;
 mod jwks;
+mod lease;
 mod place;
 mod policy;
 mod revoke;

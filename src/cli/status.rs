@@ -39,6 +39,9 @@ fn page(document: &Value) -> String {
         ),
         format!("audit      {} lines, {} of {} slots in use", text("/audit/written"), text("/audit/outstanding"), text("/audit/limit")),
     ];
+    if document.pointer("/leases/live").and_then(Value::as_u64).unwrap_or(0) > 0 {
+        lines.push(format!("leases     {} live", text("/leases/live")));
+    }
     let list = |pointer: &str| document.pointer(pointer).and_then(Value::as_array).cloned().unwrap_or_default();
     let word = |value: &Value| value.as_str().unwrap_or("-").to_owned();
     lines.extend(

@@ -52,7 +52,7 @@ pub(super) fn discard(blocks: &[&Block], broker: &Broker, snapshot: &Snapshot) -
             upstream: grant.upstream,
             credential: Some(&grant.terms.profile.name),
             rule: None,
-            lease: None,
+            lease: grant.lease,
             grant: Some(&grant.id.0),
         };
         doomed.on(&touched).is_some() || terms.iter().any(|terms| ***terms == *grant.terms)

@@ -34,7 +34,8 @@ const GRANT_LIFE: Duration = Duration::from_mins(20);
 /// Says that something is wrong, or all right again, under a name.
 pub(super) type Warn = dyn Fn(&'static str, Option<String>) + Send + Sync;
 
-/// What revocations touch.
+/// What revocations and leases touch.
+#[derive(Clone)]
 pub struct Surroundings {
     /// What judgement reads, and whom the workers follow.
     pub live: Arc<Live>,

@@ -50,6 +50,8 @@ pub struct Grant<'a> {
     pub upstream: &'a str,
     /// On which terms.
     pub terms: &'a GrantTerms,
+    /// The lease that it was obtained under.
+    pub lease: Option<&'a str>,
 }
 
 /// A grant that was taken out of use.
@@ -142,7 +144,13 @@ impl Broker {
         let unknown = GrantId(Arc::from(""));
         self.0.sweep(cause, |key, slot| {
             let id = slot.held.as_ref().map_or(&unknown, |held| &held.credential.grant);
-            !doomed(Grant { id, workload: &key.workload, upstream: &key.upstream.name, terms: &key.terms })
+            !doomed(Grant {
+                id,
+                workload: &key.workload,
+                upstream: &key.upstream.name,
+                terms: &key.terms,
+                lease: key.lease.as_ref().map(|lease| &*lease.id),
+            })
         })
     }
 
@@ -316,7 +324,8 @@ fn ask<'a>(permit: &'a Permit, definitions: &'a Definitions) -> Result<Ask<'a>, 
         let why = "the configuration that judged this request does not define it".into();
         return Err(IssueError::Unavailable { credential: Arc::clone(&terms.profile.name), why });
     };
-    Ok(Ask { workload: permit.workload(), upstream: permit.upstream(), terms, definition })
+    let lease = permit.lease().map(|leased| &leased.lease);
+    Ok(Ask { workload: permit.workload(), upstream: permit.upstream(), terms, definition, lease })
 }
 
 fn key(ask: Ask<'_>) -> Key {
@@ -325,6 +334,7 @@ fn key(ask: Ask<'_>) -> Key {
         upstream: Arc::clone(ask.upstream),
         definition: ask.definition.digest,
         terms: Arc::clone(ask.terms),
+        lease: ask.lease.map(Arc::clone),
     }
 }
 

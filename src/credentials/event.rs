@@ -18,6 +18,8 @@ pub enum Cause {
     Reload,
     /// Somebody revoked it, or what it hangs on.
     Revoked,
+    /// The lease that it was obtained under is over.
+    Lease,
     /// Room was needed: the least recently used go first.
     Evicted,
 }
@@ -30,6 +32,7 @@ impl Cause {
             Self::Rejected => "rejected",
             Self::Reload => "reload",
             Self::Revoked => "revoked",
+            Self::Lease => "lease_ended",
             Self::Evicted => "evicted",
         }
     }

@@ -100,7 +100,9 @@ impl Journey {
             upstream: Arc::clone(&self.key.upstream.name),
             terms: Arc::clone(&terms),
             now: issued_at,
+            ends: self.key.lease.as_ref().map(|lease| lease.until),
         };
+        let ends = request.ends;
         let issued = self.definition.provider.issue(request).await?;
         if issued.material.is_empty() {
             return Err(self.refused("its issuer gave an empty one"));
@@ -117,9 +119,12 @@ impl Journey {
         };
         let mut jitter = [0];
         random(&mut jitter);
-        let held = Held::new(Arc::new(credential), issued.source, u8::from_ne_bytes(jitter))
+        let held = Held::new(Arc::new(credential), issued.source, ends, u8::from_ne_bytes(jitter))
             .filter(|held| self.inner.clock.now() < held.usable_until)
-            .ok_or_else(|| self.refused("its issuer gave one that has already expired; compare the clocks"))?;
+            .ok_or_else(|| match ends {
+                Some(_) => self.unavailable("the lease ends before it could be used"),
+                None => self.refused("its issuer gave one that has already expired; compare the clocks"),
+            })?;
         Ok((held, record))
     }
 

@@ -26,6 +26,8 @@ pub struct IssueRequest {
     pub terms: Arc<GrantTerms>,
     /// Wall time of the asking.
     pub now: Timestamp,
+    /// It must not live longer than this: the end of the lease that it is obtained under.
+    pub ends: Option<Timestamp>,
 }
 
 /// One issue, made.

@@ -13,6 +13,7 @@ use super::provider::SourceMark;
 use crate::catalogue::Upstream;
 use crate::clock::Timestamp;
 use crate::identity::SpiffeId;
+use crate::live::Lease;
 use crate::policy::GrantTerms;
 
 /// Nothing is put on a request within this of its end: it must still be valid when it arrives. A fifth of shorter lives.
@@ -34,6 +35,14 @@ pub(super) struct Key {
     pub upstream: Arc<Upstream>,
     pub definition: Digest,
     pub terms: Arc<GrantTerms>,
+    /// The lease that it is obtained under.
+    pub lease: Option<Arc<Lease>>,
+}
+
+impl Key {
+    fn lease_id(&self) -> Option<&str> {
+        self.lease.as_ref().map(|lease| &*lease.id)
+    }
 }
 
 impl PartialEq for Key {
@@ -41,6 +50,8 @@ impl PartialEq for Key {
         self.workload == other.workload
             && self.definition == other.definition
             && self.terms == other.terms
+            // Its name: a lease that is renewed stays the same lease.
+            && self.lease_id() == other.lease_id()
             // The name alone would let a reload move it to other origins with the credentials of the former.
             && self.upstream.name == other.upstream.name
             && self.upstream.origins == other.upstream.origins
@@ -56,6 +67,7 @@ impl Hash for Key {
         self.definition.hash(state);
         self.terms.scopes.hash(state);
         self.terms.ttl.hash(state);
+        self.lease_id().hash(state);
     }
 }
 
@@ -77,11 +89,12 @@ pub(super) struct Held {
 }
 
 impl Held {
-    /// `None` where no usable life is left. `jitter` is 0 to 255: instances and keys must not renew in step.
-    pub(super) fn new(credential: Arc<Credential>, source: Option<SourceMark>, jitter: u8) -> Option<Self> {
+    /// `None` where no usable life is left. `ends` is the end of the lease that it is obtained under. `jitter` is 0 to 255: instances and
+    /// keys must not renew in step.
+    pub(super) fn new(credential: Arc<Credential>, source: Option<SourceMark>, ends: Option<Timestamp>, jitter: u8) -> Option<Self> {
         let issued = credential.issued;
         let by_terms = after(issued, credential.terms.ttl);
-        let ends = credential.not_after.map_or(by_terms, |not_after| not_after.min(by_terms));
+        let ends = [credential.not_after, ends].into_iter().flatten().fold(by_terms, Timestamp::min);
         let life = Duration::try_from(ends.duration_since(issued)).ok().filter(|life| !life.is_zero())?;
         let usable_until = after(issued, life.saturating_sub(SKEW.min(life / 5)));
         // 50 to 80 % of life.

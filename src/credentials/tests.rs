@@ -117,7 +117,7 @@ impl House {
     }
 
     fn ask(&self) -> Ask<'_> {
-        Ask { workload: &self.workload, upstream: &self.upstream, terms: &self.terms, definition: &self.definition }
+        Ask { workload: &self.workload, upstream: &self.upstream, terms: &self.terms, definition: &self.definition, lease: None }
     }
 
     fn now(&self) -> Timestamp {

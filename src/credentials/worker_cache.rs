@@ -11,6 +11,7 @@ use super::definition::Definition;
 use crate::catalogue::Upstream;
 use crate::clock::Timestamp;
 use crate::identity::Workload;
+use crate::live::Lease;
 use crate::policy::GrantTerms;
 
 /// Most entries of one worker; a full cache is emptied and fills again from the broker.
@@ -23,9 +24,10 @@ pub(super) struct Ask<'a> {
     pub upstream: &'a Arc<Upstream>,
     pub terms: &'a Arc<GrantTerms>,
     pub definition: &'a Arc<Definition>,
+    pub lease: Option<&'a Arc<Lease>>,
 }
 
-type Address = [usize; 4];
+type Address = [usize; 5];
 
 impl Ask<'_> {
     fn address(&self) -> Address {
@@ -35,6 +37,7 @@ impl Ask<'_> {
             thin(Arc::as_ptr(self.upstream).cast()),
             thin(Arc::as_ptr(self.terms).cast()),
             thin(Arc::as_ptr(self.definition).cast()),
+            self.lease.map_or(0, |lease| thin(Arc::as_ptr(lease).cast())),
         ]
     }
 }
@@ -44,7 +47,7 @@ struct Entry {
     /// Until here it is served without asking the broker.
     until: Timestamp,
     /// Held so that no other value can take an address that stands in the key.
-    _alive: (Arc<Workload>, Arc<Upstream>, Arc<GrantTerms>, Arc<Definition>),
+    _alive: (Arc<Workload>, Arc<Upstream>, Arc<GrantTerms>, Arc<Definition>, Option<Arc<Lease>>),
 }
 
 struct WorkerCache {
@@ -81,7 +84,13 @@ pub(super) fn remember(broker: u64, epoch: u64, ask: Ask<'_>, credential: &Arc<C
         if cache.entries.len() >= MOST {
             cache.entries.clear();
         }
-        let alive = (Arc::clone(ask.workload), Arc::clone(ask.upstream), Arc::clone(ask.terms), Arc::clone(ask.definition));
+        let alive = (
+            Arc::clone(ask.workload),
+            Arc::clone(ask.upstream),
+            Arc::clone(ask.terms),
+            Arc::clone(ask.definition),
+            ask.lease.map(Arc::clone),
+        );
         cache.entries.insert(ask.address(), Entry { credential: Arc::clone(credential), until, _alive: alive });
     });
 }

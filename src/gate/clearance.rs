@@ -9,7 +9,7 @@ use crate::clock::Timestamp;
 use crate::credentials::Credential;
 use crate::edits::Edits;
 use crate::inject;
-use crate::live::{Live, Touched};
+use crate::live::{LEASE_HEADER, Live, Touched};
 use crate::policy::{self, Permit, Plan};
 use crate::refusal::{Code, Refusal};
 
@@ -55,7 +55,8 @@ impl Clearance {
         if let Some(block) = live.blocks().on(&Touched { grant, ..self.permit.touched() }) {
             return Err(policy::revoked(block));
         }
-        if self.permit.until().is_some_and(|until| until <= now) {
+        self.permit.lease_stands(live, now)?;
+        if self.permit.until_by_rule().is_some_and(|until| until <= now) {
             return Err(Refusal::new(Code::NoRule, "the rule that allowed this request ended before it was sent"));
         }
         if self.credential.as_ref().and_then(|credential| credential.not_after).is_some_and(|end| end <= now) {
@@ -71,7 +72,14 @@ impl Clearance {
     pub fn attempt_edits(&self, parts: &Parts, live: &Live, now: Timestamp) -> Result<Edits, Refusal> {
         self.still_stands(live, now)?;
         match self.permit.plan() {
-            Plan::AsIs => Ok(Edits::default()),
+            Plan::AsIs => {
+                // What the caller says to exeat is not for the upstream.
+                let mut edits = Edits::default();
+                if parts.headers.contains_key(LEASE_HEADER) {
+                    edits.remove(LEASE_HEADER);
+                }
+                Ok(edits)
+            }
             Plan::Bare => Ok(self.strip.clone()),
             Plan::Swap(_) => {
                 let credential = self.credential.as_ref().ok_or_else(|| Refusal::new(Code::Internal, "a swap without its credential"))?;

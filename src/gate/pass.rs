@@ -1,6 +1,7 @@
 //! `pass`: the whole story of one request in one function.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use http::request::Parts;
 use http::{HeaderMap, HeaderName};
@@ -15,11 +16,16 @@ use crate::clock::Clock;
 use crate::credentials::{Broker, Credential, IssueError};
 use crate::identity::{Caller, Identified, Workload};
 use crate::live::Live;
-use crate::policy::{self, AccessRequest, Decision, Permit, Plan};
+use crate::policy::{self, AccessRequest, Decision, Leased, Permit, Plan};
 use crate::refusal::{Code, Refusal};
 use crate::secret::FingerprintKey;
 use crate::snapshot::Snapshot;
 use crate::strip::{self, Finding};
+
+/// Longest wait for uses of a lease to be written down.
+const RESERVE: Duration = Duration::from_secs(1);
+/// How often a request waits for them: others may take what was written before it does.
+const RESERVE_TRIES: usize = 4;
 
 /// What every question to the gate needs, whatever the request: one value per worker.
 pub struct Gate {
@@ -71,15 +77,23 @@ impl Gate {
 
     /// Whether this connection still proves this workload: its identity source may have lost it.
     #[must_use]
-    pub fn still_is(&self, snapshot: &Snapshot, arrival: &Arrival, workload: &Workload) -> bool {
-        who(snapshot, arrival).is_ok_and(|now| now.id == workload.id)
+    pub fn still_is(&self, snapshot: &Snapshot, arrival: &Arrival, parts: &Parts, workload: &Workload) -> bool {
+        self.who(snapshot, arrival, parts).is_ok_and(|now| now.id == workload.id)
     }
 
-    /// Whether a live passage would still be allowed by this snapshot, and by which permit; `parts` is the head that was judged.
+    /// Whether a live passage would still be allowed by this snapshot, and by which permit; `parts` is the head that was judged, `lease` the
+    /// lease that it went by. It has paid: nothing is charged.
     ///
     /// # Errors
     /// The refusal that the request would get now.
-    pub fn rejudge(&self, snapshot: &Snapshot, arrival: &Arrival, parts: &Parts, tunnel: bool) -> Result<Permit, Refusal> {
+    pub fn rejudge(
+        &self,
+        snapshot: &Snapshot,
+        arrival: &Arrival,
+        parts: &Parts,
+        tunnel: bool,
+        lease: Option<&str>,
+    ) -> Result<Permit, Refusal> {
         ready(snapshot)?;
         let (upstream, destination) = find(snapshot, arrival, parts)?;
         let workload = self.who(snapshot, arrival, parts)?;
@@ -93,8 +107,8 @@ impl Gate {
             peer: &arrival.peer,
             tunnel,
         };
-        let decision = snapshot.policies.decide(&request, &stripped, &self.live, self.clock.now());
-        decision.outcome.map_err(|denied| denied.refusal())
+        let allowed = snapshot.policies.still_allows(&request, &stripped, &self.live, self.clock.now(), lease);
+        allowed.map_err(|denied| denied.refusal())
     }
 
     /// An upstream answered 401 to the credential of this clearance: another one of the same permit, if the broker finds that the used one
@@ -158,17 +172,19 @@ impl Gate {
         let (action, stripped) = self.read(snapshot, upstream, parts)?;
         access.grpc = action.grpc.is_some();
         let request = AccessRequest { workload, upstream, destination: &destination, action: &action, parts, peer: &arrival.peer, tunnel };
+        let Decision { outcome, would_be, .. } = self.decide(snapshot, &request, &stripped).await;
         let now = self.clock.now();
-        let Decision { outcome, would_be } = snapshot.policies.decide(&request, &stripped, &self.live, now);
         let (findings, strip) = stripped.into_parts();
         access.findings = findings;
         access.would_be = would_be;
         access.decided = self.clock.instant().saturating_duration_since(access.began);
         let permit = outcome.map_err(|denied| {
             access.rule.clone_from(&denied.rule);
+            access.lease = denied.lease.as_ref().map(Leased::refused);
             denied.refusal()
         })?;
         access.rule = permit.rule().cloned();
+        access.lease = permit.lease().cloned();
         let credential = match permit.plan() {
             Plan::AsIs => {
                 access.observed = true;
@@ -193,9 +209,24 @@ impl Gate {
         Ok(Clearance { permit, destination, credential, strip })
     }
 
-    /// An issue that ended in vain because of a revocation is refused as what it is.
+    /// Decides; waits for the household only when a lease has uses left of which none is written down yet.
+    async fn decide(&self, snapshot: &Snapshot, request: &AccessRequest<'_>, stripped: &strip::Stripped) -> Decision {
+        for _ in 0..RESERVE_TRIES {
+            let mut decision = snapshot.policies.decide(request, stripped, &self.live, self.clock.now());
+            let Some(want) = decision.unreserved.take() else { return decision };
+            if tokio::time::timeout(RESERVE, self.live.leases().reserved(want)).await.is_err() {
+                return decision;
+            }
+        }
+        snapshot.policies.decide(request, stripped, &self.live, self.clock.now())
+    }
+
+    /// An issue that ended in vain because of a revocation or the end of a lease is refused as what it is.
     fn unissued(&self, permit: &Permit, error: &IssueError) -> Refusal {
-        self.live.blocks().on(&permit.touched()).map_or_else(|| error.refusal(), |block| policy::revoked(block))
+        if let Some(block) = self.live.blocks().on(&permit.touched()) {
+            return policy::revoked(block);
+        }
+        permit.lease_stands(&self.live, self.clock.now()).err().unwrap_or_else(|| error.refusal())
     }
 
     fn read<'a>(&self, snapshot: &Snapshot, upstream: &Upstream, parts: &'a Parts) -> Result<(Action<'a>, strip::Stripped), Refusal> {

@@ -9,9 +9,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
+use http::HeaderName;
+
 use crate::clock::Timestamp;
 use crate::identity::{SpiffeId, SpiffeIdError};
 use crate::secret::random;
+
+/// In this header a caller names the lease that it means. It never leaves.
+pub const HEADER: HeaderName = HeaderName::from_static("exeat-lease");
 
 /// Longest life of a lease, renewals and all.
 pub const CEILING: Duration = Duration::from_hours(24);
@@ -401,7 +406,9 @@ impl Lease {
     }
 }
 
-fn is_name(text: &str) -> bool {
+/// Whether this can name a kind or an attribute.
+#[must_use]
+pub fn is_name(text: &str) -> bool {
     (1..=LONGEST_NAME).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-' | b'_'))
 }
 

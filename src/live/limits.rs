@@ -12,6 +12,7 @@
 //! A wall clock that jumps back leaves a rate shut for a second and one interval at most, and a quota no longer than one window; a jump of
 //! more than a window begins the quota anew.
 
+use std::fmt;
 use std::hash::{BuildHasher, RandomState};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
@@ -107,6 +108,22 @@ pub struct LimitTerms {
     pub quota: Option<Quota>,
     /// Counted for whom.
     pub whose: Whose,
+}
+
+impl fmt::Display for LimitTerms {
+    /// `50/s, burst 100, 20/day per rule`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(Rate { count, per, burst }) = self.rate {
+            write!(f, "{count}/{}, burst {burst}{}", per.name(), if self.quota.is_some() { ", " } else { "" })?;
+        }
+        if let Some(Quota { count, per }) = self.quota {
+            write!(f, "{count}/{}", per.name())?;
+        }
+        f.write_str(match self.whose {
+            Whose::Workload => " per workload",
+            Whose::Rule => " per rule",
+        })
+    }
 }
 
 /// What is counted apart: what happens, and what would.

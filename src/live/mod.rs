@@ -14,7 +14,10 @@ mod target;
 
 pub use blocks::{Block, Blocks, Tally, Touched};
 pub use board::{Follower, Live};
-pub use lease::{Binding, CEILING, End, Lease, LeaseError, LeaseTerms, MOST_USES, MaxUses, Missing, Opening, Taken, bindings};
+pub use lease::{
+    Binding, CEILING as LEASE_CEILING, End, HEADER as LEASE_HEADER, Lease, LeaseError, LeaseTerms, MOST_USES, MaxUses, Missing, Opening,
+    Taken, bindings, is_name as is_attribute,
+};
 pub use leases::{Change, LeaseBook, Want};
 pub use limits::{Bound, LimitTerms, Limiter, Per, Quota, Rate, Reached, Register, Whose};
 pub use register::{Claim, Leases, Named};

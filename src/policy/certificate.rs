@@ -14,6 +14,9 @@ use crate::catalogue::Catalogue;
 /// The most that a decision may cost for one reading of a path: 10 to 25 us.
 pub const BUDGET: Cost = Cost { nodes: 256, postings: 512, conditions: 128 };
 
+/// What looking through a workload's leases weighs, in conditions.
+const LEASES: u64 = 4;
+
 /// The dearest request of a set, as an upper bound, for one reading of its path.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Certificate {
@@ -21,10 +24,14 @@ pub struct Certificate {
     pub cost: Cost,
     /// The upstream of that request.
     pub upstream: Option<Arc<str>>,
+    /// A rule wants a lease: once in a decision it is looked for and charged.
+    pub leases: bool,
+    /// A rule has limits: once in a decision they are charged.
+    pub limits: bool,
 }
 
 impl Certificate {
-    /// About how long it takes: 30 ns a node, 3 ns a posting, 100 ns a condition.
+    /// About how long it takes: 30 ns a node, 3 ns a posting, 100 ns a condition, half a microsecond each for a lease and for limits.
     #[must_use]
     pub const fn nanoseconds(&self) -> u64 {
         self.cost
@@ -32,6 +39,8 @@ impl Certificate {
             .saturating_mul(30)
             .saturating_add(self.cost.postings.saturating_mul(3))
             .saturating_add(self.cost.conditions.saturating_mul(100))
+            .saturating_add(if self.leases { 500 } else { 0 })
+            .saturating_add(if self.limits { 500 } else { 0 })
     }
 }
 
@@ -40,9 +49,14 @@ impl fmt::Display for Certificate {
         let Cost { nodes, postings, conditions } = self.cost;
         let microseconds = self.nanoseconds().div_ceil(1000);
         write!(f, "worst case of any request: {nodes} nodes, {postings} postings, {conditions} conditions (about {microseconds} us)")?;
-        match &self.upstream {
-            Some(upstream) => write!(f, ", at upstream `{upstream}`"),
-            None => Ok(()),
+        if let Some(upstream) = &self.upstream {
+            write!(f, ", at upstream `{upstream}`")?;
+        }
+        match (self.leases, self.limits) {
+            (true, true) => f.write_str(", with a lease and limits"),
+            (true, false) => f.write_str(", with a lease"),
+            (false, true) => f.write_str(", with limits"),
+            (false, false) => Ok(()),
         }
     }
 }
@@ -69,7 +83,9 @@ struct Meeting {
 pub(super) fn certify(index: &Index, rules: &[Rule], conditions: &[Condition], catalogue: &Catalogue) -> (Certificate, Vec<Excess>) {
     let weight = |posting: &Posting| {
         let condition = rules.get(posting.rule as usize).and_then(|rule| conditions.get(rule.condition? as usize));
-        Cost { nodes: 0, postings: 1, conditions: condition.map_or(0, Condition::weight) }
+        // A condition that reads a lease looks through those of the workload: 80 at most.
+        let lease = |condition: &Condition| if condition.notes.lease { LEASES } else { 0 };
+        Cost { nodes: 0, postings: 1, conditions: condition.map_or(0, |condition| condition.weight() + lease(condition)) }
     };
     let paths = index.paths.bounds(&weight);
     let meetings = meetings(index, &paths);
@@ -79,7 +95,8 @@ pub(super) fn certify(index: &Index, rules: &[Rule], conditions: &[Condition], c
     keys.sort_unstable();
     let name =
         |key: Option<u32>| key.and_then(|upstream| catalogue.all().get(upstream as usize)).map(|upstream| Arc::clone(&upstream.name));
-    let mut certificate = Certificate { cost: everywhere, upstream: None };
+    let (leases, limits) = (rules.iter().any(|rule| rule.lease.is_some()), rules.iter().any(|rule| rule.limits.is_some()));
+    let mut certificate = Certificate { cost: everywhere, upstream: None, leases, limits };
     let mut excesses = Vec::new();
     for key in keys {
         let cost = if key.is_some() { of(key).plus(everywhere) } else { everywhere };

@@ -342,3 +342,209 @@ fn what_is_revoked_is_refused_whatever_the_rules_say() {
     // An observed upstream passes with what the application sent, but not what is revoked.
     assert_eq!(line("upstream trial", &ask("trial", "GET /entries")), "revoked -");
 }
+
+/// A table of requests, one after the other, against the same leases and counters.
+fn in_turn(set: &super::PolicySet, live: &crate::live::Live, table: &[(Ask, &str)]) {
+    for (turn, (asked, expected)) in table.iter().enumerate() {
+        assert_eq!(line(&asked.decide_with(set, live)), *expected, "turn {turn}: {} {}", asked.parts.method, asked.parts.uri);
+    }
+}
+
+#[test]
+fn a_rule_with_a_lease_needs_one_and_no_broader_rule_takes_its_place() {
+    use super::testing::lease;
+    let set = set(r#"
+  - { id: all, effect: allow, methods: ["*"], paths: ["/**"], grant: none }
+  - { id: push, effect: allow, methods: [POST], paths: [/push], grant: stripe-restricted, lease: { kind: release, max_ttl: 10m } }
+"#);
+    let live = crate::live::Live::default();
+    let push = ask("stripe", "POST /push");
+    in_turn(&set, &live, &[(push.clone(), "lease_missing push"), (ask("stripe", "GET /push"), "allow all bare")]);
+    lease(&live, "case", None);
+    assert_eq!(line(&push.decide_with(&set, &live)), "lease_missing push", "of another kind");
+    let id = lease(&live, "release", Some(2));
+    let permit = push.decide_with(&set, &live).outcome.unwrap();
+    let leased = permit.lease().unwrap();
+    assert_eq!((&leased.lease.id, leased.uses_left), (&id, Some(1)));
+    assert_eq!(permit.until().unwrap().to_string(), "2026-11-23T12:10:00Z", "the rule's max_ttl comes before the lease's end");
+    assert_eq!(permit.touched().lease, Some(&*id));
+    in_turn(
+        &set,
+        &live,
+        &[
+            (push.clone().by("spiffe://prod.example/ns/billing/sa/other"), "no_rule -"),
+            (push.clone().at("2026-11-23T12:10:00Z"), "lease_ended push"),
+            (push.clone(), "allow push stripe-restricted"),
+            (push.clone(), "lease_spent push"),
+            (ask("stripe", "GET /x"), "allow all bare"),
+        ],
+    );
+    lease(&live, "release", None);
+    assert_eq!(line(&push.clone().header("exeat-lease", &id).decide_with(&set, &live)), "lease_spent push", "a named one and no other");
+    assert_eq!(line(&push.decide_with(&set, &live)), "allow push stripe-restricted");
+    assert_eq!(line(&push.clone().header("exeat-lease", "none").decide_with(&set, &live)), "lease_missing push");
+    assert_eq!(line(&push.clone().header("exeat-lease", &id).header("exeat-lease", &id).decide_with(&set, &live)), "lease_missing push");
+}
+
+#[test]
+fn a_live_passage_is_judged_again_without_paying() {
+    use super::testing::lease;
+    let set = set(r#"
+  - { id: push, effect: allow, methods: [POST], paths: [/push], grant: none, when: "lease.active && lease.uses_left > 0", lease: { kind: release, max_ttl: 1h }, limits: { quota: 1/day } }
+"#);
+    let live = crate::live::Live::default();
+    let id = lease(&live, "release", Some(1));
+    let push = ask("stripe", "POST /push");
+    in_turn(&set, &live, &[(push.clone(), "allow push bare"), (push.clone(), "no_rule -")]);
+    let again = |held: Option<&str>| {
+        push.with(|request, stripped| set.still_allows(request, stripped, &live, push.now, held).map_err(|denied| denied.code.name()))
+    };
+    assert!((0..3).all(|_| again(Some(&id)).is_ok()), "spent uses end nothing that is under way");
+    assert_eq!(again(None).err(), Some("no_rule"), "as a new request its condition is not true");
+    live.end_lease(&id, "uid 0", push.now).unwrap();
+    assert_eq!(again(Some(&id)).err(), Some("no_rule"), "the condition asks for an active lease, and it has ended");
+}
+
+#[test]
+fn limits_refuse_and_tell_when_to_come_back() {
+    use super::testing::lease;
+    let set = set(r#"
+  - { id: all, effect: allow, methods: ["*"], paths: ["/**"], grant: none }
+  - { id: charge, effect: allow, methods: [POST], paths: [/charge], grant: none, limits: { rate: 2/minute, burst: 2 } }
+  - { id: refund, effect: allow, methods: [POST], paths: [/refund], grant: none, lease: { kind: case, max_ttl: 20m }, limits: { quota: 2/hour, per: rule } }
+  - { id: wide, effect: allow, from: ["spiffe://prod.example/ns/billing/**"], methods: [PUT], paths: [/wide], grant: none, limits: { quota: 2/hour, per: rule } }
+"#);
+    let live = crate::live::Live::default();
+    let charge = ask("stripe", "POST /charge");
+    in_turn(
+        &set,
+        &live,
+        &[
+            (charge.clone(), "allow charge bare"),
+            (charge.clone(), "allow charge bare"),
+            (charge.clone(), "limited charge"),
+            (charge.clone().at("2026-11-23T12:00:30Z"), "allow charge bare"),
+            (charge.clone().at("2026-11-23T12:00:30Z"), "limited charge"),
+            (ask("stripe", "PUT /charge"), "allow all bare"),
+        ],
+    );
+    let denied = charge.decide_with(&set, &live).outcome.unwrap_err();
+    let refusal = denied.refusal();
+    assert_eq!(refusal.retry_after, Some(std::time::Duration::from_secs(60)), "two tokens were used at 12:00 and one at 12:00:30");
+    insta::assert_snapshot!(refusal.detail, @r#"
+rule billing/charge at billing.yaml:9:11 (owner team-billing@example.com): its rate is reached (2/minute, burst 2 per workload); another request can succeed in 60s
+"#);
+    let id = lease(&live, "case", Some(9));
+    let refund = ask("stripe", "POST /refund");
+    in_turn(&set, &live, &[(refund.clone(), "allow refund bare"), (refund.clone(), "allow refund bare"), (refund, "limited refund")]);
+    assert_eq!(live.leases().leases().get(&id).unwrap().uses_left(), Some(7), "what a limit refuses costs no use");
+    let by = |name: &str| ask("stripe", "PUT /wide").by(&format!("spiffe://prod.example/ns/billing/sa/{name}"));
+    in_turn(&set, &live, &[(by("a"), "allow wide bare"), (by("b"), "allow wide bare"), (by("c"), "limited wide")]);
+}
+
+#[test]
+fn conditions_read_the_lease_that_the_request_goes_by() {
+    use super::testing::lease_with;
+    let set = set(r#"
+  - { id: any, effect: require, methods: ["*"], paths: ["/**"], when: "lease.active" }
+  - { id: tag, effect: allow, methods: [POST], paths: [/tag], grant: none, when: "lease.attrs['tag'].matches('^v[0-9]+$')", lease: { kind: release, max_ttl: 20m } }
+  - { id: small, effect: allow, methods: [POST], paths: [/small], grant: none, when: "lease.task_kind == 'case'" }
+"#);
+    let live = crate::live::Live::default();
+    let (tag, small) = (ask("stripe", "POST /tag"), ask("stripe", "POST /small"));
+    in_turn(&set, &live, &[(tag.clone(), "requirement any"), (small.clone(), "requirement any")]);
+    lease_with(&live, "case", None, &[]);
+    in_turn(&set, &live, &[(tag.clone(), "no_rule -"), (small.clone(), "allow small bare")]);
+    let bad = lease_with(&live, "release", Some(1), &[("tag", "latest")]);
+    let good = lease_with(&live, "release", Some(1), &[("tag", "v1")]);
+    let under = |id: &str| tag.clone().header("exeat-lease", id);
+    in_turn(&set, &live, &[(under(&bad), "no_rule -"), (under(&good), "allow tag bare"), (under(&good), "requirement any")]);
+    let two = lease_with(&live, "release", Some(2), &[("tag", "v2")]);
+    in_turn(&set, &live, &[(under(&two), "allow tag bare"), (under(&two), "allow tag bare"), (under(&two), "requirement any")]);
+}
+
+#[test]
+fn twins_count_apart() {
+    use super::testing::lease;
+    let set = set(r#"
+  - { id: all, effect: allow, methods: ["*"], paths: ["/**"], grant: none }
+  - { id: tried, effect: allow, mode: shadow, methods: [POST], paths: [/x], grant: none, lease: { kind: case, max_ttl: 20m }, limits: { quota: 2/day } }
+  - { id: seen, effect: allow, to: [trial], methods: [GET], paths: [/seen], grant: none, limits: { quota: 1/day } }
+"#);
+    let live = crate::live::Live::default();
+    let tried = ask("stripe", "POST /x");
+    in_turn(&set, &live, &[(tried.clone(), "allow all bare ~! lease_missing tried")]);
+    let id = lease(&live, "case", Some(3));
+    in_turn(
+        &set,
+        &live,
+        &[
+            (tried.clone(), "allow all bare ~= allow tried"),
+            (tried.clone(), "allow all bare ~= allow tried"),
+            (tried.clone(), "allow all bare ~! limited tried"),
+            (tried.at("2026-11-24T00:00:00Z"), "allow all bare ~! lease_ended tried"),
+        ],
+    );
+    assert_eq!(live.leases().leases().get(&id).unwrap().uses_left(), Some(3), "no real use was taken");
+    let seen = ask("trial", "GET /seen");
+    in_turn(&set, &live, &[(seen.clone(), "allow - as-is ~= allow seen"), (seen.clone(), "allow - as-is ~! limited seen")]);
+    // The day on which it is enforced begins with its own count.
+    in_turn(
+        &set,
+        &live,
+        &[(seen.clone().at("2026-12-01T00:00:00Z"), "allow seen bare"), (seen.at("2026-12-01T00:00:00Z"), "limited seen")],
+    );
+}
+
+#[test]
+fn a_revoked_lease_is_refused_and_costs_nothing() {
+    use super::testing::lease;
+    use crate::live::{Block, Live};
+    let set = set(r"
+  - { id: push, effect: allow, methods: [POST], paths: [/push], grant: none, lease: { kind: release, max_ttl: 20m }, limits: { quota: 1/day } }
+");
+    let live = Live::default();
+    let id = lease(&live, "release", Some(1));
+    let block = Block::new(format!("lease {id}").parse().unwrap(), "drill", "uid 0", super::testing::now());
+    live.change(|blocks| blocks.add(block));
+    let push = ask("stripe", "POST /push");
+    in_turn(&set, &live, &[(push.clone(), "revoked push"), (push.clone(), "revoked push")]);
+    live.change(|blocks| blocks.remove(&format!("lease {id}").parse().unwrap()).is_some());
+    in_turn(&set, &live, &[(push.clone(), "allow push bare"), (push, "lease_spent push")]);
+}
+
+#[test]
+fn an_explanation_shows_lease_and_limits_and_charges_nothing() {
+    use super::testing::lease_with;
+    let set = set(r"
+  - { id: push, effect: allow, methods: [POST], paths: [/push], grant: none, lease: { kind: release, max_ttl: 20m }, limits: { quota: 1/day } }
+");
+    let live = crate::live::Live::default();
+    let push = ask("stripe", "POST /push");
+    let told = |live: &crate::live::Live| {
+        let text = push.explain_with(&set, live).to_string();
+        let ids: Vec<String> = live.leases().leases().all().iter().map(|lease| lease.id.to_string()).collect();
+        ids.iter().fold(text, |text, id| text.replace(id, "release-ID"))
+    };
+    insta::assert_snapshot!(told(&live), @r#"
+decision   deny (lease_missing), by billing/push at billing.yaml:8:11 (owner team-billing@example.com)
+because    it wants a lease of kind `release` for this caller: `exeat lease open --workload spiffe://prod.example/ns/billing/sa/billing-app --kind release --ttl 20m` opens one
+* allow billing/push at billing.yaml:8:11 (PAY-812), path /push
+"#);
+    lease_with(&live, "release", Some(2), &[]);
+    insta::assert_snapshot!(told(&live), @r#"
+decision   allow, by billing/push at billing.yaml:8:11 (owner team-billing@example.com)
+lease      release-ID until 2026-11-23T12:20:00Z, 2 uses left
+* allow billing/push at billing.yaml:8:11 (PAY-812), path /push
+"#);
+    assert_eq!(told(&live), told(&live));
+    in_turn(&set, &live, &[(push.clone(), "allow push bare")]);
+    insta::assert_snapshot!(told(&live), @r#"
+decision   deny (limited), by billing/push at billing.yaml:8:11 (owner team-billing@example.com)
+because    its quota is reached (1/day per workload); another request can succeed in 43200s
+* allow billing/push at billing.yaml:8:11 (PAY-812), path /push
+"#);
+    insta::assert_snapshot!(set.certificate(), @r#"
+worst case of any request: 8 nodes, 1 postings, 0 conditions (about 2 us), at upstream `stripe`, with a lease and limits
+"#);
+}

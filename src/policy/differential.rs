@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use proptest::prelude::*;
 
-use super::testing::{Ask, ask, compiled, set};
+use super::testing::{Ask, ask, compiled, set, with_head};
 use super::{Bounds, Denied, PolicySet, RuleRef};
 use crate::catalogue::Stage;
 

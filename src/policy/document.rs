@@ -147,14 +147,52 @@ pub(super) struct RuleWritten {
     pub(super) grant: Option<GrantWritten>,
     /// A CONNECT to an upstream that is not intercepted, judged by host alone.
     pub(super) tunnel: Option<Spanned<bool>>,
-    #[schemars(skip)]
-    pub(super) lease: Option<Spanned<Elsewhere>>,
-    #[schemars(skip)]
-    pub(super) limits: Option<Spanned<Elsewhere>>,
+    /// The lease that an allowed request goes by.
+    pub(super) lease: Option<Spanned<LeaseWritten>>,
+    /// How often an allow rule lets through.
+    pub(super) limits: Option<Spanned<LimitsWritten>>,
     #[schemars(skip)]
     pub(super) mcp: Option<Spanned<Elsewhere>>,
     #[schemars(skip)]
     pub(super) stage: Option<Spanned<Elsewhere>>,
+}
+
+/// What an allow rule wants of a lease.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct LeaseWritten {
+    /// Which task: the kind that a lease is opened with.
+    pub(super) kind: Spanned<String>,
+    /// A lease is of no use to this rule longer than this after its opening.
+    pub(super) max_ttl: Option<WrittenDuration>,
+    /// This rule lets no more requests through under one lease.
+    pub(super) max_uses: Option<Spanned<u64>>,
+    /// What the lease must be bound to: `identity` (it always is) and `uid`.
+    pub(super) bind: Option<Spanned<OneOrMore>>,
+}
+
+/// How often an allow rule lets through.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct LimitsWritten {
+    /// How fast: `50/s`, `600/minute`, `1000/hour`.
+    pub(super) rate: Option<Spanned<String>>,
+    /// How many at once; as many as the rate's number unless written.
+    pub(super) burst: Option<Spanned<u64>>,
+    /// How many in a fixed window of UTC: `20/day`, `100/hour`, `10/minute`.
+    pub(super) quota: Option<Spanned<String>>,
+    /// Counted for each workload by itself, unless `rule`.
+    pub(super) per: Option<WhoseWritten>,
+}
+
+/// Whose requests are counted together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum WhoseWritten {
+    /// Each workload's by themselves.
+    Workload,
+    /// All that the rule lets through.
+    Rule,
 }
 
 /// Hours of the week.

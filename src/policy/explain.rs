@@ -9,13 +9,17 @@ use std::sync::Arc;
 use super::condition::{Env, Failed};
 use super::decision::{Denied, RuleRef};
 use super::document::Effect;
+use super::going::Going;
 use super::index::{Way, ways};
+use super::permit::Leased;
 use super::registers::{Agreement, Best, Found};
 use super::request::AccessRequest;
 use super::rule::Rule;
-use super::set::{PolicySet, observed};
+use super::set::{PolicySet, Question, observed};
+use super::settle::{Charge, Settled};
 use super::window::open_until;
 use crate::clock::Timestamp;
+use crate::live::Live;
 use crate::refusal::Code;
 use crate::strip::Stripped;
 
@@ -106,6 +110,8 @@ pub struct Explanation {
     pub outcome: Result<RuleRef, Denied>,
     /// What all rules say, shadow rules too.
     pub would_be: Result<RuleRef, Denied>,
+    /// The lease that the request goes by.
+    pub lease: Option<Leased>,
     /// The deny that holds although the upstream is only observed.
     pub floor: Option<RuleRef>,
     /// The upstream is observed until then: the outcome is not enforced.
@@ -119,13 +125,16 @@ pub struct Explanation {
 impl PolicySet {
     /// Explains one decision.
     #[must_use]
-    pub fn explain(&self, request: &AccessRequest<'_>, stripped: &Stripped, now: Timestamp) -> Explanation {
+    pub fn explain(&self, request: &AccessRequest<'_>, stripped: &Stripped, live: &Live, now: Timestamp) -> Explanation {
+        let leases = live.leases().leases();
+        let going = Going::new(request, &leases, now);
+        let question = Question { request, stripped, live, now, held: None, charge: Charge::Look };
         let (mut real, mut would) = (Agreement::default(), Agreement::default());
         let mut floor = Best::NONE;
         let order = self.in_order();
         let mut judged = Vec::new();
         for path in request.action.path.iter() {
-            let env = Env::new(request, stripped, path, now);
+            let env = Env::new(&going, stripped, path);
             let all: Vec<(usize, Vec<Miss>)> = self.rules.iter().map(|rule| self.misses(rule, &env)).enumerate().collect();
             real.add(scan(&order, &all, &env, |rule| !rule.shadow));
             would.add(scan(&order, &all, &env, |_| true));
@@ -147,7 +156,21 @@ impl PolicySet {
         judged.sort_by_key(|(_, _, misses)| misses.len());
         let ours = |misses: &[Miss]| !misses.iter().any(|miss| matches!(miss, Miss::Identity(_) | Miss::Upstream(_)));
         let candidates = judged.iter().filter(|(_, _, misses)| ours(misses)).filter_map(candidate).take(MOST).collect();
-        let outcome = self.name(real.outcome());
+        let (real, would) = (real.outcome(), would.outcome());
+        let observed = observed(request, now);
+        // Steps 7 and 8 as they stand now; nothing is charged.
+        let settling = real.ok().and_then(|rule| self.settling(&question, &going, rule));
+        let settled = settling.map(|settling| settling.real(&live.blocks(), &mut false));
+        let (outcome, lease) = match settled {
+            Some(Settled::Refused(denied)) => (Err(denied), None),
+            Some(Settled::Stands(lease)) => (self.name(real), lease),
+            Some(Settled::Unreserved(_) | Settled::Raced) | None => (self.name(real), None),
+        };
+        let would_be = match would {
+            Ok(rule) if observed.is_some() || real != Ok(rule) => self.would(&question, &going, rule),
+            Ok(_) => outcome.clone(),
+            refused => self.name(refused),
+        };
         let nothing = matches!(&outcome, Err(Denied { code: Code::NoRule, .. }));
         let near_miss = if nothing {
             judged.iter().filter_map(candidate).find(|near| near.effect == Effect::Allow && !near.misses.is_empty())
@@ -156,9 +179,10 @@ impl PolicySet {
         };
         Explanation {
             outcome,
-            would_be: self.name(would.outcome()),
+            would_be,
+            lease,
             floor: floor.rule().and_then(|rule| self.rules.get(rule)).map(|rule| rule.name.clone()),
-            observed: observed(request, now),
+            observed,
             candidates,
             near_miss,
         }
@@ -244,6 +268,13 @@ impl fmt::Display for Explanation {
                 Some(rule) => writeln!(f, "stage      observe until {until}, but {} is a floor: refused", rule.id)?,
                 None => writeln!(f, "stage      observe until {until}: passed as it came, this is what would be")?,
             }
+        }
+        if let Some(Leased { lease, until, uses_left }) = &self.lease {
+            let left = uses_left.map_or_else(|| "uses not counted".to_owned(), |left| format!("{left} uses left"));
+            writeln!(f, "lease      {} until {until}, {left}", lease.id)?;
+        }
+        if let Err(Denied { why: Some(why), .. }) = &self.outcome {
+            writeln!(f, "because    {why}")?;
         }
         let (real, would) = (outcome(&self.outcome), outcome(&self.would_be));
         if real != would {

@@ -145,27 +145,232 @@ error: a rule has no stage
 
 #[test]
 fn lease() {
-    insta::assert_snapshot!(rule("methods: [GET], paths: [/a], grant: none, lease: { kind: release }"), @r#"
-error: this binary does not know `lease`: leases come with a later version
- --> billing.yaml:7:78
+    let lease = |words: &str| rule(&format!("methods: [GET], paths: [/a], grant: none, lease: {words}"));
+    insta::assert_snapshot!(lease("{ kind: release, max_ttl: 20m, max_uses: 3, bind: [identity, uid] }"), @r#"
+loaded
+"#);
+    insta::assert_snapshot!(lease("{ kind: release }"), @r#"
+loaded
+warning[unbounded-lease]: rule `billing/r` takes a lease of any age, up to 24 h
+ --> billing.yaml:7:11
   |
 7 |   - { id: r, effect: allow, methods: [GET], paths: [/a], grant: none, lease: { kind: release } }
-  |                                                                              ^
+  |           ^
   |
-  = help: remove the field until then
+  = help: write `max_ttl`, as in `lease: { kind: release, max_ttl: 20m }`
+"#);
+    insta::assert_snapshot!(lease("{ kind: \"a b\", max_ttl: 25h, max_uses: 0, bind: [pod_uid, session, uidd] }"), @r#"
+error: `a b` is no kind of a lease
+ --> billing.yaml:7:86
+  |
+7 |   - { id: r, effect: allow, methods: [GET], paths: [/a], grant: none, lease: { kind: "a b", max_ttl: 25h, max_uses: 0, bind: [pod_uid...
+  |                                                                                      ^^^^^
+  |
+  = help: a kind has 1 to 64 of a-z, A-Z, 0-9, `.`, `-` and `_`
+
+error: `25h` is out of bounds: at least 1s, at most 86400s
+ --> billing.yaml:7:102
+  |
+7 |   - { id: r, effect: allow, methods: [GET], paths: [/a], grant: none, lease: { kind: "a b", max_ttl: 25h, max_uses: 0, bind: [pod_uid...
+  |                                                                                                      ^^^
+  |
+  = help: everything is bounded; there is no way to write `unlimited`
+
+error: `max_uses: 0` is out of bounds: at least 1, at most 1000000000
+ --> billing.yaml:7:117
+  |
+7 |   - { id: r, effect: allow, methods: [GET], paths: [/a], grant: none, lease: { kind: "a b", max_ttl: 25h, max_uses: 0, bind: [pod_uid...
+  |                                                                                                                     ^
+  |
+  = help: leave it out for as many as the lease itself has
+
+error: no identity proves `pod_uid` yet: it comes with the Kubernetes identity
+ --> billing.yaml:7:127
+  |
+7 | ...one, lease: { kind: "a b", max_ttl: 25h, max_uses: 0, bind: [pod_uid, session, uidd] } }
+  |                                                                 ^^^^^^^
+  |
+  = help: remove it until then; a lease is always bound to the workload
+
+error: no identity proves `session` yet: it comes with tool calls
+ --> billing.yaml:7:136
+  |
+7 | ...e: { kind: "a b", max_ttl: 25h, max_uses: 0, bind: [pod_uid, session, uidd] } }
+  |                                                                 ^^^^^^^
+  |
+  = help: remove it until then; a lease is always bound to the workload
+
+error[unknown-name]: there is no binding `uidd`
+ --> billing.yaml:7:145
+  |
+7 | ...nd: "a b", max_ttl: 25h, max_uses: 0, bind: [pod_uid, session, uidd] } }
+  |                                                                   ^^^^
+  |
+  = help: did you mean `uid`?
+"#);
+    insta::assert_snapshot!(lease("{ max_ttl: 20m }"), @r#"
+error[missing-field]: field `kind` is missing
+ --> billing.yaml:7:78
+  |
+7 |   - { id: r, effect: allow, methods: [GET], paths: [/a], grant: none, lease: { max_ttl: 20m } }
+  |                                                                              ^
+"#);
+    insta::assert_snapshot!(rules("  - { id: r, effect: require, methods: [GET], paths: [/a], when: \"request.port == 1\", lease: { kind: a, max_ttl: 1m } }\n"), @r#"
+error: `lease` belongs to allow rules, this is a require
+ --> billing.yaml:7:94
+  |
+7 |   - { id: r, effect: require, methods: [GET], paths: [/a], when: "request.port == 1", lease: { kind: a, max_ttl: 1m } }
+  |                                                                                              ^
+  |
+  = help: write it on the allow rules; `when: lease.active` asks for a lease anywhere
 "#);
 }
 
 #[test]
 fn limits() {
-    insta::assert_snapshot!(rule("methods: [GET], paths: [/a], grant: none, limits: { rate: 5/s }"), @r#"
-error: this binary does not know `limits`: limits come with a later version
+    let limits = |words: &str| rule(&format!("methods: [GET], paths: [/a], grant: none, limits: {words}"));
+    insta::assert_snapshot!(limits("{ rate: 50/s, burst: 100, quota: 20/day, per: rule }"), @r#"
+loaded
+"#);
+    insta::assert_snapshot!(limits("{}"), @r#"
+error: `limits` limits nothing
  --> billing.yaml:7:79
   |
-7 |   - { id: r, effect: allow, methods: [GET], paths: [/a], grant: none, limits: { rate: 5/s } }
+7 |   - { id: r, effect: allow, methods: [GET], paths: [/a], grant: none, limits: {} }
   |                                                                               ^
   |
-  = help: remove the field until then
+  = help: write a `rate`, a `quota`, or both
+"#);
+    insta::assert_snapshot!(limits("{ burst: 3, quota: 1/day }"), @r#"
+error: a burst belongs to a rate
+ --> billing.yaml:7:88
+  |
+7 |   - { id: r, effect: allow, methods: [GET], paths: [/a], grant: none, limits: { burst: 3, quota: 1/day } }
+  |                                                                                        ^
+  |
+  = help: write `rate`, or remove `burst`
+"#);
+    insta::assert_snapshot!(limits("{ rate: 0/s, quota: 0/day }"), @r#"
+error: a rate of 0 lets nothing through
+ --> billing.yaml:7:87
+  |
+7 |   - { id: r, effect: allow, methods: [GET], paths: [/a], grant: none, limits: { rate: 0/s, quota: 0/day } }
+  |                                                                                       ^^^
+  |
+  = help: write a deny, or remove the rule
+
+error: a quota of 0 lets nothing through
+ --> billing.yaml:7:99
+  |
+7 |   - { id: r, effect: allow, methods: [GET], paths: [/a], grant: none, limits: { rate: 0/s, quota: 0/day } }
+  |                                                                                                   ^^^^^
+  |
+  = help: write a deny, or remove the rule
+"#);
+    insta::assert_snapshot!(limits("{ rate: 5/sec, quota: twenty }"), @r#"
+error: `5/sec` is no rate
+ --> billing.yaml:7:87
+  |
+7 |   - { id: r, effect: allow, methods: [GET], paths: [/a], grant: none, limits: { rate: 5/sec, quota: twenty } }
+  |                                                                                       ^^^^^
+  |
+  = help: write a number and a time, as in `50/s`, `600/minute` or `1000/hour`
+
+error: `twenty` is no quota
+ --> billing.yaml:7:101
+  |
+7 |   - { id: r, effect: allow, methods: [GET], paths: [/a], grant: none, limits: { rate: 5/sec, quota: twenty } }
+  |                                                                                                     ^^^^^^
+  |
+  = help: write a number and a window, as in `20/day`, `100/hour` or `10/minute`
+"#);
+    insta::assert_snapshot!(limits("{ rate: 5/day, quota: 5/s }"), @r#"
+error: a rate is by second, minute or hour
+ --> billing.yaml:7:87
+  |
+7 |   - { id: r, effect: allow, methods: [GET], paths: [/a], grant: none, limits: { rate: 5/day, quota: 5/s } }
+  |                                                                                       ^^^^^
+  |
+  = help: write `quota: N/day`; a bucket that fills for a day is a quota that nobody can foresee
+
+error: a quota is by minute, hour or day
+ --> billing.yaml:7:101
+  |
+7 |   - { id: r, effect: allow, methods: [GET], paths: [/a], grant: none, limits: { rate: 5/day, quota: 5/s } }
+  |                                                                                                     ^^^
+  |
+  = help: write `rate: N/s`
+"#);
+    insta::assert_snapshot!(limits("{ rate: 5000000/s, quota: 99999999999/day }"), @r#"
+error: `5000000/s` is more than can be counted
+ --> billing.yaml:7:87
+  |
+7 |   - { id: r, effect: allow, methods: [GET], paths: [/a], grant: none, limits: { rate: 5000000/s, quota: 99999999999/day } }
+  |                                                                                       ^^^^^^^^^
+  |
+  = help: remove the limit, or lower it
+
+error: `99999999999/day` is more than can be counted
+ --> billing.yaml:7:105
+  |
+7 |   - { id: r, effect: allow, methods: [GET], paths: [/a], grant: none, limits: { rate: 5000000/s, quota: 99999999999/day } }
+  |                                                                                                         ^^^^^^^^^^^^^^^
+  |
+  = help: remove the limit, or lower it
+"#);
+    insta::assert_snapshot!(limits("{ rate: 5/s, burst: 0 }"), @r#"
+error: `burst: 0` is out of bounds: at least 1, at most 1000000
+ --> billing.yaml:7:99
+  |
+7 |   - { id: r, effect: allow, methods: [GET], paths: [/a], grant: none, limits: { rate: 5/s, burst: 0 } }
+  |                                                                                                   ^
+  |
+  = help: write how many may come at once
+"#);
+    insta::assert_snapshot!(limits("{ rate: 5/s, per: identity }"), @r#"
+error[unknown-word]: unknown word `identity`
+ --> billing.yaml:7:97
+  |
+7 |   - { id: r, effect: allow, methods: [GET], paths: [/a], grant: none, limits: { rate: 5/s, per: identity } }
+  |                                                                                                 ^^^^^^^^
+  |
+  = help: the words here are: workload, rule
+"#);
+    insta::assert_snapshot!(rules("  - { id: r, effect: deny, limits: { rate: 5/s } }\n"), @r#"
+error: `limits` belongs to allow rules, this is a deny
+ --> billing.yaml:7:36
+  |
+7 |   - { id: r, effect: deny, limits: { rate: 5/s } }
+  |                                    ^
+  |
+  = help: write it on the allow rules
+"#);
+}
+
+#[test]
+fn equal_rules_with_different_terms() {
+    let two = |one: &str, other: &str| {
+        rules(&format!(
+            "  - {{ id: a, effect: allow, methods: [GET], paths: [/a], grant: none, {one} }}\n  - {{ id: b, effect: allow, methods: [GET], paths: [/a], grant: none, {other} }}\n"
+        ))
+    };
+    insta::assert_snapshot!(two("lease: { kind: x, max_ttl: 1m }", "lease: { kind: x, max_ttl: 2m }"), @r#"
+error: rules `billing/b` and `billing/a` (billing.yaml:7:11) match the same requests and want different leases
+ --> billing.yaml:8:11
+  |
+8 |   - { id: b, effect: allow, methods: [GET], paths: [/a], grant: none, lease: { kind: x, max_ttl: 2m } }
+  |           ^
+  |
+  = help: make one of them more specific, or let both grant the same
+"#);
+    insta::assert_snapshot!(two("limits: { rate: 5/s }", "limits: { rate: 6/s }"), @r#"
+error: rules `billing/b` and `billing/a` (billing.yaml:7:11) match the same requests and have different limits
+ --> billing.yaml:8:11
+  |
+8 |   - { id: b, effect: allow, methods: [GET], paths: [/a], grant: none, limits: { rate: 6/s } }
+  |           ^
+  |
+  = help: make one of them more specific, or let both grant the same
 "#);
 }
 
@@ -953,7 +1158,7 @@ fn no_attribute_at_all() {
     12 |     when: user.name == 'x'
        |           ^^^^^^^^^
        |
-       = help: the attributes are source.spiffe_id, source.trust_domain, source.namespace, source.service_account, source.pod, source.uid, source.ip, request.host, request.port, request.upstream, request.scheme, request.method, request.path, request.headers, request.query, request.content_type, request.body_size, now
+       = help: the attributes are source.spiffe_id, source.trust_domain, source.namespace, source.service_account, source.pod, source.uid, source.ip, request.host, request.port, request.upstream, request.scheme, request.method, request.path, request.headers, request.query, request.content_type, request.body_size, lease.active, lease.task_kind, lease.attrs, lease.uses_left, now
     ");
 }
 
@@ -971,15 +1176,45 @@ error: `request` is not a value
 }
 
 #[test]
-fn later_attribute() {
+fn attributes_of_a_lease() {
     insta::assert_snapshot!(when("lease.active"), @r#"
-error: this binary does not know `lease` in conditions: it comes with leases
+loaded
+"#);
+    insta::assert_snapshot!(when("lease.active && lease.task_kind == 'release' && lease.attrs['tag'] == 'v1' && lease.uses_left > 0"), @r#"
+loaded
+warning[unguarded]: `lease.attrs['tag']` may be absent: the rule does not match then
   --> billing.yaml:12:11
    |
-12 |     when: lease.active
-   |           ^^^^^^^^^^^^
+12 |     when: lease.active && lease.task_kind == 'release' && lease.attrs['tag'] == 'v1' && lease.uses_left > 0
+   |           ^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^
    |
-   = help: remove it until then
+   = help: say so with `'tag' in lease.attrs && ..` if that is meant
+
+warning[unguarded]: `lease.uses_left` may be absent: the rule does not match then
+  --> billing.yaml:12:11
+   |
+12 |     when: lease.active && lease.task_kind == 'release' && lease.attrs['tag'] == 'v1' && lease.uses_left > 0
+   |           ^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^
+   |
+   = help: say so with `has(lease.uses_left) && ..` if that is meant
+"#);
+    insta::assert_snapshot!(when("lease.attrs['a b'] == 'x'"), @r#"
+error: no lease has an attribute `a b`: it would never be found
+  --> billing.yaml:12:23
+   |
+12 |     when: lease.attrs['a b'] == 'x'
+   |                       ^^^^^
+   |
+   = help: names have 1 to 64 of a-z, A-Z, 0-9, `.`, `-` and `_`
+"#);
+    insta::assert_snapshot!(when("lease.kind == 'x'"), @r#"
+error: there is no attribute `lease.kind`
+  --> billing.yaml:12:11
+   |
+12 |     when: lease.kind == 'x'
+   |           ^^^^^^^^^^
+   |
+   = help: the attributes are source.spiffe_id, source.trust_domain, source.namespace, source.service_account, source.uid, source.ip, request.host, request.port, request.upstream, request.scheme, request.method, request.path, request.headers, request.query, request.content_type, request.body_size, lease.active, lease.task_kind, lease.attrs, lease.uses_left, now
 "#);
 }
 

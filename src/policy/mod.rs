@@ -1,6 +1,6 @@
 //! policy: MAY it.
 //!
-//! Enters: policy files at load, then an [`AccessRequest`], the [`Stripped`](crate::strip::Stripped) proof, what is revoked now and a time. Leaves: a
+//! Enters: policy files at load, then an [`AccessRequest`], the [`Stripped`](crate::strip::Stripped) proof, what is live now and a time. Leaves: a
 //! [`PolicySet`] or all mistakes at once, then a [`Decision`], whose [`Permit`] only this room can make. It never blocks, never allocates
 //! on the way to an allow, and fails closed: no rule, a doubt or an error is a refusal. What it could not evaluate within budget it
 //! refuses at load.
@@ -16,6 +16,7 @@ mod cost;
 mod decision;
 mod document;
 mod explain;
+mod going;
 mod index;
 mod pattern;
 mod permit;
@@ -24,6 +25,7 @@ mod registers;
 mod request;
 mod rule;
 mod set;
+mod settle;
 mod testcase;
 mod trie;
 mod window;
@@ -49,7 +51,7 @@ pub use decision::{Decision, Denied, RuleRef, WouldBe, revoked};
 pub use document::{Document, Effect};
 pub use explain::{Candidate, Explanation, Miss};
 pub use pattern::{IdentityPattern, PatternError};
-pub use permit::{GrantTerms, Permit, Plan};
+pub use permit::{GrantTerms, Leased, Permit, Plan};
 pub use reach::{Access, Area, Change, Kind, Side, diff, who_and_what};
 pub use request::AccessRequest;
 pub use set::PolicySet;

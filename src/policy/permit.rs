@@ -7,7 +7,8 @@ use super::decision::RuleRef;
 use crate::catalogue::{Profile, Upstream};
 use crate::clock::Timestamp;
 use crate::identity::Workload;
-use crate::live::Touched;
+use crate::live::{Lease, Live, Touched};
+use crate::refusal::{Code, Refusal};
 
 /// What a rule's `grant` asks the broker for: the profile, narrowed.
 #[derive(Debug, PartialEq, Eq, Hash)]
@@ -31,6 +32,25 @@ pub enum Plan {
     Swap(Arc<GrantTerms>),
 }
 
+/// The lease that a request goes by.
+#[derive(Debug, Clone)]
+pub struct Leased {
+    /// Which.
+    pub lease: Arc<Lease>,
+    /// When it is over for the rule that let the request through.
+    pub until: Timestamp,
+    /// Uses left after this one, if they are counted.
+    pub uses_left: Option<u32>,
+}
+
+impl Leased {
+    /// For the record of a request that was refused because of this lease.
+    #[must_use]
+    pub fn refused(lease: &Arc<Lease>) -> Self {
+        Self { until: lease.until, uses_left: lease.uses_left(), lease: Arc::clone(lease) }
+    }
+}
+
 /// Proof that policy let one request through, and on which terms.
 #[derive(Debug)]
 #[must_use]
@@ -39,7 +59,9 @@ pub struct Permit {
     pub(super) upstream: Arc<Upstream>,
     pub(super) plan: Plan,
     pub(super) rule: Option<RuleRef>,
+    /// Of the rule: its end, its window's, and how old a lease it takes.
     pub(super) until: Option<Timestamp>,
+    pub(super) lease: Option<Leased>,
 }
 
 impl Permit {
@@ -78,14 +100,38 @@ impl Permit {
                 Plan::AsIs | Plan::Bare => None,
             },
             rule: self.rule.as_ref().map(|rule| &*rule.id),
-            lease: None,
+            lease: self.lease.as_ref().map(|leased| &*leased.lease.id),
             grant: None,
         }
     }
 
-    /// When the rule expires or its window ends: a live passage ends then.
+    /// The lease that it goes by.
     #[must_use]
-    pub const fn until(&self) -> Option<Timestamp> {
+    pub const fn lease(&self) -> Option<&Leased> {
+        self.lease.as_ref()
+    }
+
+    /// When the rule expires, its window ends or the lease is over, as it is now: a live passage ends then.
+    #[must_use]
+    pub fn until(&self) -> Option<Timestamp> {
+        [self.until, self.lease.as_ref().map(|leased| leased.until)].into_iter().flatten().min()
+    }
+
+    /// The same without the end of the lease itself, which a renewal moves and [`Permit::lease_stands`] knows.
+    #[must_use]
+    pub const fn until_by_rule(&self) -> Option<Timestamp> {
         self.until
+    }
+
+    /// Whether the lease that it goes by still is, in its version of now.
+    ///
+    /// # Errors
+    /// `lease_ended`.
+    pub fn lease_stands(&self, live: &Live, now: Timestamp) -> Result<(), Refusal> {
+        let Some(leased) = &self.lease else { return Ok(()) };
+        if live.leases().leases().get(&leased.lease.id).is_some_and(|lease| lease.is_live(now)) {
+            return Ok(());
+        }
+        Err(Refusal::new(Code::LeaseEnded, format!("lease {} ended while this request was under way", leased.lease.id)))
     }
 }

@@ -11,6 +11,7 @@ use super::pattern::{IdentityPattern, PathPattern};
 use super::permit::GrantTerms;
 use super::window::Window;
 use crate::clock::Timestamp;
+use crate::live::{LeaseTerms, LimitTerms};
 
 /// One compiled rule.
 #[derive(Debug)]
@@ -31,6 +32,10 @@ pub(super) struct Rule {
     pub(super) expires: Option<Timestamp>,
     /// `None`: nothing is put on.
     pub(super) grant: Option<Arc<GrantTerms>>,
+    /// The lease that an allowed request goes by.
+    pub(super) lease: Option<LeaseTerms>,
+    /// How often.
+    pub(super) limits: Option<LimitTerms>,
     /// Why it exists.
     pub(super) reason: Arc<str>,
 }

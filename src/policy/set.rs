@@ -6,18 +6,46 @@ use super::certificate::Certificate;
 use super::condition::{Condition, Env};
 use super::decision::{Decision, Denied, RuleRef, WouldBe};
 use super::document::Effect;
+use super::going::Going;
 use super::index::{Index, Posting};
-use super::permit::{GrantTerms, Permit, Plan};
+use super::permit::{GrantTerms, Leased, Permit, Plan};
 use super::registers::{Agreement, Best, Registers};
 use super::request::AccessRequest;
 use super::rule::{MethodTable, Methods, Rule};
+use super::settle::{Charge, Settled, Settling};
 use super::window::open_until;
 use crate::action::segments;
 use crate::catalogue::Stage;
 use crate::clock::Timestamp;
-use crate::live::{Live, Touched};
+use crate::live::{Blocks, Lease, Live, Touched};
 use crate::refusal::Code;
 use crate::strip::Stripped;
+
+/// Tries of one decision against other requests that use the same lease; each lost try is a use of theirs.
+const TRIES: usize = 16;
+
+/// The rule that allows, or the code and the rule that refuses.
+type Outcome = Result<usize, (Code, Option<usize>)>;
+
+/// One question with all that it is answered from.
+#[derive(Clone, Copy)]
+pub(super) struct Question<'a> {
+    pub(super) request: &'a AccessRequest<'a>,
+    pub(super) stripped: &'a Stripped,
+    pub(super) live: &'a Live,
+    pub(super) now: Timestamp,
+    /// The lease of a passage under way.
+    pub(super) held: Option<&'a str>,
+    pub(super) charge: Charge,
+}
+
+/// What the walks over all readings found.
+struct Walked {
+    real: Agreement,
+    would: Agreement,
+    floor: Best,
+    shadow: bool,
+}
 
 /// All rules of one snapshot.
 #[derive(Debug, Default)]
@@ -34,38 +62,129 @@ pub struct PolicySet {
 }
 
 impl PolicySet {
-    /// Decides one request. Neither panics, blocks nor allocates on the way to an allow.
+    /// Decides one request. Neither panics, blocks nor allocates on the way to an allow. An allow is charged: it takes its use of a lease
+    /// and its part of the limits.
     pub fn decide(&self, request: &AccessRequest<'_>, stripped: &Stripped, live: &Live, now: Timestamp) -> Decision {
+        self.answer(&Question { request, stripped, live, now, held: None, charge: Charge::Take })
+    }
+
+    /// Whether a passage under way would still be let through, by the lease that it went by. Charges nothing.
+    ///
+    /// # Errors
+    /// Why it would be refused.
+    pub fn still_allows(
+        &self,
+        request: &AccessRequest<'_>,
+        stripped: &Stripped,
+        live: &Live,
+        now: Timestamp,
+        held: Option<&str>,
+    ) -> Result<Permit, Denied> {
+        self.answer(&Question { request, stripped, live, now, held, charge: Charge::Paid }).outcome
+    }
+
+    fn answer(&self, question: &Question<'_>) -> Decision {
+        let Question { request, live, now, .. } = *question;
         let blocks = live.blocks();
         if let Some(block) = blocks.on(&touched(request)) {
-            return Decision { outcome: Err(Denied { code: Code::Revoked, rule: None, block: Some(Arc::clone(block)) }), would_be: None };
+            let denied = Denied { block: Some(Arc::clone(block)), ..Denied::by(Code::Revoked, None) };
+            return Decision { outcome: Err(denied), would_be: None, unreserved: None };
         }
-        let method = self.methods.bit(request.action.method);
-        let (mut real, mut would) = (Agreement::default(), Agreement::default());
-        let (mut floor, mut shadow) = (Best::NONE, false);
-        for path in request.action.path.iter() {
-            let found = self.judge(&Env::new(request, stripped, path, now), method);
-            real.add(found.real);
-            would.add(found.would);
-            floor = floor.min(found.floor);
-            shadow |= found.shadow;
+        let mut paid = None;
+        for _ in 0..TRIES {
+            let leases = live.leases().leases();
+            let going = Going::new(request, &leases, now).again(question.held);
+            let found = self.walk(question, &going);
+            if let Some(until) = observed(request, now) {
+                return self.observe(question, &going, &found, until);
+            }
+            let real = found.real.outcome();
+            let settled = self.settle(question, &going, real, &blocks, &mut paid);
+            if !matches!(settled, Settled::Raced) {
+                return self.decided(question, &going, &found, settled);
+            }
         }
-        if let Some(until) = observed(request, now) {
-            return self.observe(request, floor, would.outcome(), until);
+        let why = Some("other requests took the uses of its lease, time and again".into());
+        Decision { outcome: Err(Denied { why, ..Denied::by(Code::LeaseSpent, None) }), would_be: None, unreserved: None }
+    }
+
+    /// What all readings of the path agree on.
+    fn walk(&self, question: &Question<'_>, going: &Going<'_>) -> Walked {
+        let method = self.methods.bit(question.request.action.method);
+        let mut walked = Walked { real: Agreement::default(), would: Agreement::default(), floor: Best::NONE, shadow: false };
+        for path in question.request.action.path.iter() {
+            let found = self.judge(&Env::new(going, question.stripped, path), method);
+            walked.real.add(found.real);
+            walked.would.add(found.would);
+            walked.floor = walked.floor.min(found.floor);
+            walked.shadow |= found.shadow;
         }
-        let real = real.outcome();
-        let would_be = shadow.then(|| {
-            let would = would.outcome();
-            WouldBe { changed: self.differ(real, would), outcome: self.name(would) }
+        walked
+    }
+
+    /// Steps 7 and 8 for the rule that was chosen.
+    fn settle(&self, question: &Question<'_>, going: &Going<'_>, real: Outcome, blocks: &Blocks, paid: &mut Option<usize>) -> Settled {
+        let rule = match real {
+            Ok(rule) => rule,
+            Err((code, rule)) => return Settled::Refused(self.denied(code, rule)),
+        };
+        let Some(settling) = self.settling(question, going, rule) else { return Settled::Refused(self.denied(Code::NoRule, None)) };
+        // Another request may have spent the lease that the condition was true of: it must be true of the one that is charged.
+        if let Some(Ok(lease)) = settling.lease
+            && self.condition(settling.rule).is_some_and(|condition| condition.notes.lease)
+        {
+            let holds = |path| self.applies_with(settling.rule, &Env::new(going, question.stripped, path), Some(lease));
+            if !question.request.action.path.iter().all(holds) {
+                return Settled::Raced;
+            }
+        }
+        let mut has_paid = *paid == Some(rule);
+        let settled = settling.real(blocks, &mut has_paid);
+        *paid = has_paid.then_some(rule).or(*paid);
+        settled
+    }
+
+    pub(super) fn settling<'a>(&'a self, question: &Question<'a>, going: &'a Going<'a>, rule: usize) -> Option<Settling<'a>> {
+        let rule = self.rules.get(rule)?;
+        Some(Settling { rule, going, lease: going.under(rule), live: question.live, charge: question.charge })
+    }
+
+    fn decided(&self, question: &Question<'_>, going: &Going<'_>, found: &Walked, settled: Settled) -> Decision {
+        let real = found.real.outcome();
+        let (outcome, unreserved) = match (settled, real) {
+            (Settled::Stands(lease), Ok(rule)) => {
+                let permit = self.permit(question.request, rule, lease, question.now);
+                (permit.ok_or_else(|| self.denied(Code::NoRule, None)), None)
+            }
+            (Settled::Refused(denied), _) => (Err(denied), None),
+            (Settled::Unreserved(want), real) => {
+                let why =
+                    Some("the next uses of its lease were not written down in time; `exeat status` shows whether the state can be".into());
+                (Err(Denied { why, ..self.denied(Code::Overloaded, real.ok()) }), Some(want))
+            }
+            (Settled::Stands(_) | Settled::Raced, _) => (Err(self.denied(Code::NoRule, None)), None),
+        };
+        let would_be = found.shadow.then(|| {
+            let would = found.would.outcome();
+            let named = match (would, &outcome) {
+                // One rule decides in both registers: what is, would be.
+                (Ok(would), Err(denied)) if real == Ok(would) => Err(denied.clone()),
+                (Ok(would), _) if real != Ok(would) => self.would(question, going, would),
+                (would, _) => self.name(would),
+            };
+            let would =
+                would.ok().filter(|_| named.is_ok()).ok_or_else(|| named.as_ref().map_or_else(|denied| denied.code, |_| Code::NoRule));
+            let real =
+                real.ok().filter(|_| outcome.is_ok()).ok_or_else(|| outcome.as_ref().map_or_else(|denied| denied.code, |_| Code::NoRule));
+            WouldBe { changed: self.differ(real, would), outcome: named }
         });
-        let outcome = real.map(|rule| self.permit(request, rule, now)).map_err(|(code, rule)| self.denied(code, rule));
-        let outcome = outcome.and_then(|permit| permit.ok_or_else(|| self.denied(Code::NoRule, None)));
-        let outcome = outcome.and_then(|permit| match blocks.on(&permit.touched()) {
-            // No broader rule takes the place of a revoked one: who revoked it meant the access.
-            Some(block) => Err(Denied { code: Code::Revoked, rule: permit.rule, block: Some(Arc::clone(block)) }),
-            None => Ok(permit),
-        });
-        Decision { outcome, would_be }
+        Decision { outcome, would_be, unreserved }
+    }
+
+    /// Steps 7 and 8 in the twin register.
+    pub(super) fn would(&self, question: &Question<'_>, going: &Going<'_>, rule: usize) -> Result<RuleRef, Denied> {
+        let settling = self.settling(question, going, rule).ok_or_else(|| self.denied(Code::NoRule, None))?;
+        settling.would_be().map(|()| settling.rule.name.clone())
     }
 
     /// What the set is called in records: `sha256:` and 12 hex digits of its content.
@@ -95,6 +214,13 @@ impl PolicySet {
     /// The names of its rules.
     pub fn rule_names(&self) -> impl Iterator<Item = &str> {
         self.rules.iter().map(|rule| &*rule.name.id)
+    }
+
+    /// The rules with a bound of their own on uses of one lease of this kind, and that bound.
+    #[must_use]
+    pub fn counted_under(&self, kind: &str) -> Vec<(Arc<str>, u32)> {
+        let counted = |rule: &Rule| Some((Arc::clone(&rule.name.id), rule.lease.as_ref().filter(|terms| *terms.kind == *kind)?.max_uses?));
+        self.rules.iter().filter(|rule| !rule.shadow).filter_map(counted).collect()
     }
 
     /// How many rules it holds.
@@ -168,9 +294,14 @@ impl PolicySet {
 
     /// Whether the condition lets the rule have its effect. An error never opens: an allow needs the truth, a deny only doubt.
     pub(super) fn applies(&self, rule: &Rule, env: &Env<'_>) -> bool {
+        let reads_lease = self.condition(rule).is_some_and(|condition| condition.notes.lease);
+        self.applies_with(rule, env, if reads_lease { env.going.seen_by(rule) } else { None })
+    }
+
+    fn applies_with(&self, rule: &Rule, env: &Env<'_>, lease: Option<&Lease>) -> bool {
         let value = match rule.condition {
             None => Ok(true),
-            Some(number) => self.conditions.get(number as usize).map_or(Err(super::Failed::Absent), |condition| condition.holds(env)),
+            Some(_) => self.condition(rule).map_or(Err(super::Failed::Absent), |condition| condition.holds(&env.seeing(lease))),
         };
         match rule.effect {
             Effect::Allow => value == Ok(true),
@@ -179,40 +310,52 @@ impl PolicySet {
         }
     }
 
-    fn observe(&self, request: &AccessRequest<'_>, floor: Best, would: Result<usize, (Code, Option<usize>)>, until: Timestamp) -> Decision {
-        let denied = floor.is_some().then(|| self.denied(Code::Denied, floor.rule()));
-        let would_be = Some(WouldBe { changed: would.is_err() != denied.is_some(), outcome: self.name(would) });
+    pub(super) fn condition(&self, rule: &Rule) -> Option<&Condition> {
+        self.conditions.get(rule.condition? as usize)
+    }
+
+    fn observe(&self, question: &Question<'_>, going: &Going<'_>, found: &Walked, until: Timestamp) -> Decision {
+        let denied = found.floor.is_some().then(|| self.denied(Code::Denied, found.floor.rule()));
+        let would = match found.would.outcome() {
+            Ok(rule) => self.would(question, going, rule),
+            refused => self.name(refused),
+        };
+        let would_be = Some(WouldBe { changed: would.is_err() != denied.is_some(), outcome: would });
         let outcome = match denied {
             Some(denied) => Err(denied),
             None => Ok(Permit {
-                workload: Arc::clone(request.workload),
-                upstream: Arc::clone(request.upstream),
+                workload: Arc::clone(question.request.workload),
+                upstream: Arc::clone(question.request.upstream),
                 plan: Plan::AsIs,
                 rule: None,
                 until: Some(until),
+                lease: None,
             }),
         };
-        Decision { outcome, would_be }
+        Decision { outcome, would_be, unreserved: None }
     }
 
-    fn permit(&self, request: &AccessRequest<'_>, rule: usize, now: Timestamp) -> Option<Permit> {
+    fn permit(&self, request: &AccessRequest<'_>, rule: usize, lease: Option<Leased>, now: Timestamp) -> Option<Permit> {
         let rule = self.rules.get(rule)?;
         // Only the rule that was chosen is asked when its window closes.
         let closes = if rule.windows.is_empty() { None } else { open_until(&rule.windows, now) };
+        let max_ttl = rule.lease.as_ref().and_then(|terms| terms.max_ttl);
+        let oldest = lease.as_ref().zip(max_ttl).and_then(|(leased, most)| leased.lease.opened.checked_add(most).ok());
         Some(Permit {
             workload: Arc::clone(request.workload),
             upstream: Arc::clone(request.upstream),
             plan: rule.grant.as_ref().map_or(Plan::Bare, |terms| Plan::Swap(Arc::clone(terms))),
             rule: Some(rule.name.clone()),
-            until: [rule.expires, closes].into_iter().flatten().min(),
+            until: [rule.expires, closes, oldest].into_iter().flatten().min(),
+            lease,
         })
     }
 
     fn denied(&self, code: Code, rule: Option<usize>) -> Denied {
-        Denied { code, rule: rule.and_then(|rule| self.rules.get(rule)).map(|rule| rule.name.clone()), block: None }
+        Denied::by(code, rule.and_then(|rule| self.rules.get(rule)).map(|rule| rule.name.clone()))
     }
 
-    pub(super) fn name(&self, outcome: Result<usize, (Code, Option<usize>)>) -> Result<RuleRef, Denied> {
+    pub(super) fn name(&self, outcome: Outcome) -> Result<RuleRef, Denied> {
         let named = |rule: usize| self.rules.get(rule).map(|rule| rule.name.clone());
         match outcome {
             Ok(rule) => named(rule).ok_or_else(|| self.denied(Code::NoRule, None)),
@@ -221,11 +364,11 @@ impl PolicySet {
     }
 
     /// Whether two outcomes would treat the request differently.
-    fn differ(&self, real: Result<usize, (Code, Option<usize>)>, would: Result<usize, (Code, Option<usize>)>) -> bool {
+    fn differ(&self, real: Result<usize, Code>, would: Result<usize, Code>) -> bool {
         let grant = |rule: usize| self.rules.get(rule).and_then(|rule| rule.grant.as_ref());
         match (real, would) {
             (Ok(real), Ok(would)) => grant(real) != grant(would),
-            (Err((real, _)), Err((would, _))) => real != would,
+            (Err(real), Err(would)) => real != would,
             (Ok(_), Err(_)) | (Err(_), Ok(_)) => true,
         }
     }

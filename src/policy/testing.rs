@@ -141,6 +141,24 @@ pub(super) fn ask(upstream: &str, line: &str) -> Ask {
     }
 }
 
+/// A lease of the billing application for 20 minutes; its name.
+pub(super) fn lease(live: &crate::live::Live, kind: &str, uses: Option<u32>) -> Arc<str> {
+    lease_with(live, kind, uses, &[])
+}
+
+/// The same with attributes.
+pub(super) fn lease_with(live: &crate::live::Live, kind: &str, uses: Option<u32>, attributes: &[(&str, &str)]) -> Arc<str> {
+    let opening = crate::live::Opening {
+        workload: BILLING.to_owned(),
+        kind: kind.to_owned(),
+        ttl: Duration::from_mins(20),
+        uses,
+        attributes: attributes.iter().map(|(name, text)| ((*name).to_owned(), (*text).to_owned())).collect(),
+        ..crate::live::Opening::default()
+    };
+    Arc::clone(&live.leases().open_lease(opening, &[], "uid 0", now()).unwrap().id)
+}
+
 pub(super) fn workload(id: &str) -> Arc<Workload> {
     Arc::new(Workload { id: SpiffeId::parse(id).unwrap(), attestation: Attestation::Fixed })
 }
@@ -182,11 +200,22 @@ impl Ask {
     }
 
     pub(super) fn decide_with(&self, set: &PolicySet, live: &crate::live::Live) -> Decision {
+        // What the household does while a request waits.
+        for _ in 0..4 {
+            let decision = self.with(|request, stripped| set.decide(request, stripped, live, self.now));
+            let Some(want) = &decision.unreserved else { return decision };
+            live.leases().want(want.clone());
+            live.leases().tend(self.now).unwrap();
+        }
         self.with(|request, stripped| set.decide(request, stripped, live, self.now))
     }
 
     pub(super) fn explain(&self, set: &PolicySet) -> Explanation {
-        self.with(|request, stripped| set.explain(request, stripped, self.now))
+        self.explain_with(set, &crate::live::Live::default())
+    }
+
+    pub(super) fn explain_with(&self, set: &PolicySet, live: &crate::live::Live) -> Explanation {
+        self.with(|request, stripped| set.explain(request, stripped, live, self.now))
     }
 
     /// The decision in one line: `allow RULE PLAN`, `CODE RULE`, and what would be.

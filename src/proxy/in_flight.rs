@@ -116,12 +116,18 @@ impl Worker {
 
     /// Whether anything had to be ended. From here on nothing more is sent for it: its tasks find it ended before they go on.
     fn end_what_is_taken_away(&self) -> bool {
-        let (snapshot, blocks) = (self.snapshot(), self.gate().live.blocks());
+        let (snapshot, blocks, wall) = (self.snapshot(), self.gate().live.blocks(), self.clock().now());
+        let leases = self.gate().live.leases().leases();
         let mut any = false;
         for passage in self.live().passages.borrow().iter().filter(|passage| passage.ended().get().is_none()) {
             if let Some(block) = passage.blocked(&blocks) {
                 passage.end_by(block);
-            } else if passage.workload().is_some_and(|workload| !self.gate().still_is(&snapshot, passage.conn().arrival(), &workload)) {
+            } else if passage.lease().is_some_and(|id| !leases.get(&id).is_some_and(|lease| lease.is_live(wall))) {
+                passage.end(Ended::Lease);
+            } else if passage
+                .workload()
+                .is_some_and(|workload| !self.gate().still_is(&snapshot, passage.conn().arrival(), passage.head(), &workload))
+            {
                 passage.end(Ended::Withdrawn);
             }
             any |= passage.ended().get().is_some();
@@ -139,6 +145,7 @@ impl Worker {
         let now = self.live().tick();
         let snapshot = self.snapshot();
         let wall = self.clock().now();
+        let leases = self.gate().live.leases().leases();
         for passage in self.live().passages.borrow().iter() {
             if passage.ended().get().is_some() {
                 // Told before, and still there.
@@ -155,11 +162,15 @@ impl Worker {
                 passage.end(Ended::Idle);
             } else if passage.until.get().is_some_and(|until| until <= wall) {
                 passage.end(Ended::Expired);
+            } else if passage.lease().is_some_and(|id| !leases.get(&id).is_some_and(|lease| lease.is_live(wall))) {
+                // The news comes sooner; this stands behind it.
+                passage.end(Ended::Lease);
             } else if passage.judged.get().is_some_and(|revision| revision != snapshot.revision) {
                 passage.judged.set(Some(snapshot.revision));
                 let tunnel = passage.head().method == http::Method::CONNECT;
-                match self.gate().rejudge(&snapshot, passage.conn().arrival(), passage.head(), tunnel) {
-                    Ok(permit) => passage.until.set(permit.until()),
+                let lease = passage.lease();
+                match self.gate().rejudge(&snapshot, passage.conn().arrival(), passage.head(), tunnel, lease.as_deref()) {
+                    Ok(permit) => passage.until.set(permit.until_by_rule()),
                     Err(_) => passage.end(Ended::Denied),
                 }
             }

@@ -33,6 +33,8 @@ pub(super) enum Ended {
     Denied,
     /// Something that it hangs on was revoked.
     Revoked,
+    /// The lease that it went by is over.
+    Lease,
     /// Its connection no longer proves its workload.
     Withdrawn,
     /// Silence longer than allowed.
@@ -50,6 +52,7 @@ impl Ended {
             Self::Expired => "expired",
             Self::Denied => "denied",
             Self::Revoked => "revoked",
+            Self::Lease => "lease_ended",
             Self::Withdrawn => "identity_withdrawn",
             Self::Idle => "idle",
             Self::TooSlow => "too_slow",
@@ -63,6 +66,7 @@ impl Ended {
             Self::Expired => "ended: the rule that allowed it expired or its window closed",
             Self::Denied => "ended: after a reload policy denies it",
             Self::Revoked => "ended: revoked",
+            Self::Lease => "ended: the lease that it went by is over",
             Self::Withdrawn => "ended: its connection no longer proves its workload",
             Self::Idle => "ended: longer silent than a stream may be",
             Self::TooSlow => "ended: the request body came slower than the minimum rate",
@@ -381,7 +385,7 @@ impl Passage {
             upstream: &access.upstream.as_ref()?.name,
             credential: credential.map(|credential| &*credential.terms.profile.name),
             rule: access.rule.as_ref().map(|rule| &*rule.id),
-            lease: None,
+            lease: access.lease.as_ref().map(|leased| &*leased.lease.id),
             grant: credential.map(|credential| &*credential.grant.0),
         };
         blocks.on(&touched).cloned()
@@ -440,6 +444,11 @@ impl Passage {
         if !slot.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
             *slot = Some(cx.waker().clone());
         }
+    }
+
+    /// The name of the lease that it goes by.
+    pub(super) fn lease(&self) -> Option<Arc<str>> {
+        self.lend().as_ref()?.lease.as_ref().map(|leased| Arc::clone(&leased.lease.id))
     }
 
     fn record(&self, now: Instant) {

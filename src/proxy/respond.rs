@@ -1,6 +1,7 @@
 //! Answers: exeat's own words for a refusal, and what changes on an upstream's head on its way back.
 
 use std::fmt::Write as _;
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::{
@@ -19,6 +20,7 @@ use crate::refusal::{Code, Refusal};
 const REFUSAL: HeaderName = HeaderName::from_static("exeat-refusal");
 /// RFC 9209.
 const PROXY_STATUS: HeaderName = HeaderName::from_static("proxy-status");
+const GRPC_PUSHBACK: HeaderName = HeaderName::from_static("grpc-retry-pushback-ms");
 const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
 const GRPC_MESSAGE: HeaderName = HeaderName::from_static("grpc-message");
 
@@ -70,7 +72,7 @@ pub(super) fn refusal(refusal: &Refusal, asked: Asked) -> Response<Answer> {
     }
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
     if let Some(wait) = refusal.retry_after {
-        headers.insert(RETRY_AFTER, HeaderValue::from(wait.as_secs().max(1)));
+        headers.insert(RETRY_AFTER, HeaderValue::from(seconds(wait)));
     }
     if asked.unread && asked.version != Version::HTTP_2 {
         headers.insert(CONNECTION, HeaderValue::from_static("close"));
@@ -78,6 +80,10 @@ pub(super) fn refusal(refusal: &Refusal, asked: Asked) -> Response<Answer> {
     if asked.grpc {
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
         headers.insert(GRPC_STATUS, HeaderValue::from(u16::from(code.grpc())));
+        // What gRPC's own retries wait for (proposal A6), in milliseconds.
+        if let Some(wait) = refusal.retry_after {
+            headers.insert(GRPC_PUSHBACK, HeaderValue::from(u64::try_from(wait.as_millis()).unwrap_or(u64::MAX).saturating_add(1)));
+        }
         if let Ok(message) = HeaderValue::try_from(format!("exeat: {} ({})", code.text(), code.name())) {
             headers.insert(GRPC_MESSAGE, message);
         }
@@ -92,6 +98,11 @@ pub(super) fn refusal(refusal: &Refusal, asked: Asked) -> Response<Answer> {
         *response.body_mut() = Answer::Own(Some(Bytes::from(body)));
     }
     response
+}
+
+/// Whole seconds (RFC 9110 section 10.2.3), rounded up: who comes back then does not come too early.
+fn seconds(wait: Duration) -> u64 {
+    wait.as_secs().saturating_add(u64::from(wait.subsec_nanos() > 0)).max(1)
 }
 
 /// The whole answer to bytes that never became a request: what hyper would answer barely, and what a connection beyond the limit gets.
@@ -114,12 +125,13 @@ fn problem(refusal: &Refusal, id: u128) -> String {
     let mut text = String::with_capacity(320);
     let _written = write!(
         text,
-        r#"{{"type":"urn:exeat:refusal:{name}","title":"{title}","status":{status},"code":"{name}","detail":"{next}","retry":{retry},"request_id":"{id:032x}"}}"#,
+        r#"{{"type":"urn:exeat:refusal:{name}","title":"{title}","status":{status},"code":"{name}","detail":"{next}","retry":{retry}{after},"request_id":"{id:032x}"}}"#,
         name = code.name(),
         title = code.text(),
         status = code.status().as_u16(),
         next = code.next_step(),
         retry = code.retry_helps(),
+        after = refusal.retry_after.map_or_else(String::new, |wait| format!(",\"retry_after\":{}", seconds(wait))),
     );
     text.push('\n');
     text
@@ -194,7 +206,6 @@ pub(super) fn is_final(status: StatusCode) -> bool {
 #[cfg(test)]
 mod tests {
     use std::sync::Arc;
-    use std::time::Duration;
 
     use http_body_util::BodyExt as _;
 

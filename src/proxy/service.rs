@@ -132,6 +132,7 @@ fn begin(conn: &Conn, parts: &http::request::Parts) -> (Box<Access>, Trace) {
         outcome: Outcome::Allowed,
         detail: "".into(),
         rule: None,
+        lease: None,
         would_be: None,
         observed: false,
         revision: 0,
@@ -191,7 +192,7 @@ async fn exchange(
     let repeatable = body.is_end_stream();
     let mut body = Body::new(body, passage);
     let mut first = true;
-    passage.until.set(clearance.permit().until());
+    passage.until.set(clearance.permit().until_by_rule());
     passage.idle.set(clearance.permit().upstream().deadlines.idle);
     loop {
         let edits = clearance.attempt_edits(head, &worker.gate().live, worker.clock().now())?;
@@ -296,7 +297,7 @@ async fn connect(passage: &Rc<Passage>) -> Result<Passed, Failure> {
     };
     passage.judged.set(Some(snapshot.revision));
     drop(snapshot);
-    passage.until.set(clearance.permit().until());
+    passage.until.set(clearance.permit().until_by_rule());
     let upstream = clearance.permit().upstream();
     passage.idle.set(upstream.deadlines.idle);
     clearance.still_stands(&worker.gate().live, worker.clock().now())?;

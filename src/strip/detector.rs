@@ -13,6 +13,9 @@ use super::scan::{Scan, Verdict};
 use crate::edits::Edits;
 use crate::secret::FingerprintKey;
 
+/// What the application says to exeat itself: it never leaves. No finding, for it proves nothing.
+const OURS: &str = "exeat-lease";
+
 /// Proof that a head was examined: findings and the edits that remove them.
 #[derive(Debug, Clone)]
 #[must_use]
@@ -70,6 +73,10 @@ pub fn examine(parts: &Parts, rules: &Rules, key: &FingerprintKey) -> Stripped {
     let mut edits = Edits::default();
     let mut lists = Seen::default();
     for (name, value) in &parts.headers {
+        if name.as_str() == OURS {
+            edits.remove(name.clone());
+            continue;
+        }
         match scan.field("header", name.as_str().as_bytes(), value.as_bytes()) {
             Verdict::Stays => {}
             Verdict::Goes => edits.remove(name.clone()),
@@ -99,12 +106,13 @@ pub fn trailers(trailers: &HeaderMap, rules: &Rules, key: &FingerprintKey) -> (S
     let mut scan = Scan::new(rules, key);
     let mut names = SmallVec::new();
     for (name, value) in trailers {
-        let goes = match scan.field("trailer", name.as_str().as_bytes(), value.as_bytes()) {
-            Verdict::Stays => false,
-            Verdict::Goes => true,
-            // Nothing that is such a list belongs behind a body (RFC 9110 section 6.5.1).
-            Verdict::List(_) => scan.found(Kind::Other, "trailer", name.as_str().as_bytes(), value.as_bytes(), false),
-        };
+        let goes = name.as_str() == OURS
+            || match scan.field("trailer", name.as_str().as_bytes(), value.as_bytes()) {
+                Verdict::Stays => false,
+                Verdict::Goes => true,
+                // Nothing that is such a list belongs behind a body (RFC 9110 section 6.5.1).
+                Verdict::List(_) => scan.found(Kind::Other, "trailer", name.as_str().as_bytes(), value.as_bytes(), false),
+            };
         if goes && !names.contains(name) {
             names.push(name.clone());
         }

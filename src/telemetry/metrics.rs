@@ -12,7 +12,8 @@
 //! | `exeat_grants_total` | `credential`, `change` |
 //! | `exeat_edge_refusals_total` | `listener` |
 //! | `exeat_config_last_reload_successful`, `.._success_timestamp_seconds`, `exeat_config_revision` | |
-//! | `exeat_connections`, `exeat_passages`, `exeat_revocations` | |
+//! | `exeat_connections`, `exeat_passages`, `exeat_revocations`, `exeat_leases` | |
+//! | `exeat_lease_changes_total` | `change` |
 //! | `exeat_passages_ended_total` | `cause` |
 //! | `exeat_audit_*`, `exeat_spans_*`, `exeat_ready` | |
 //! | `exeat_build_info`, `process_*` | |
@@ -35,6 +36,7 @@ use prometheus_client::registry::Registry;
 use super::process::Process;
 use super::spans::Spans;
 use crate::audit::{GrantChange, Ledger};
+use crate::live::Change;
 
 /// Buckets of OpenTelemetry's `http.*.request.duration`, in seconds.
 const BUCKETS: [f64; 14] = [0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0];
@@ -102,6 +104,8 @@ pub(super) struct Series {
     passages: Gauge,
     ended: Family<Words, Counter>,
     revocations: Gauge,
+    leases: Gauge,
+    lease_changes: Family<Words, Counter>,
     ready: Gauge,
 }
 
@@ -126,6 +130,8 @@ impl Series {
             passages: Gauge::default(),
             ended: Family::default(),
             revocations: Gauge::default(),
+            leases: Gauge::default(),
+            lease_changes: Family::default(),
             ready: Gauge::default(),
             registry: Mutex::default(),
         };
@@ -145,6 +151,8 @@ impl Series {
         r.register("exeat_passages", "Passages under way", series.passages.clone());
         r.register("exeat_passages_ended", "Passages ended from outside, by cause", series.ended.clone());
         r.register("exeat_revocations", "Revocations in force", series.revocations.clone());
+        r.register("exeat_leases", "Live leases", series.leases.clone());
+        r.register("exeat_lease_changes", "Leases opened, renewed and ended", series.lease_changes.clone());
         r.register("exeat_ready", "1 when requests are judged", series.ready.clone());
         let build: Words = vec![("version", env!("CARGO_PKG_VERSION").into())];
         r.register("exeat_build", "This binary", Info::new(build));
@@ -194,6 +202,16 @@ impl Metrics {
     /// A passage was ended from outside.
     pub fn passage_ended_by(&self, cause: &'static str) {
         self.0.ended.get_or_create(&vec![("cause", cause.into())]).inc();
+    }
+
+    /// So many leases are live.
+    pub fn leases(&self, live: usize) {
+        self.0.leases.set(i64::try_from(live).unwrap_or(i64::MAX));
+    }
+
+    /// A lease was opened, renewed or ended.
+    pub fn lease(&self, change: Change) {
+        self.0.lease_changes.get_or_create(&vec![("change", change.name().into())]).inc();
     }
 
     /// Revocations in force.

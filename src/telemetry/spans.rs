@@ -392,6 +392,10 @@ fn judgement(span: &mut Span<'_>, access: &Access) {
         span.text(n::SECURITY_RULE_NAME, &rule.id);
         span.text(n::SECURITY_RULE_RULESET_NAME, &access.policy);
     }
+    if let Some(leased) = &access.lease {
+        span.text(n::LEASE_ID, &leased.lease.id);
+        span.text(n::LEASE_KIND, &leased.lease.kind);
+    }
     span.number(n::POLICY_REVISION, access.revision);
     span.text(n::STAGE, if access.observed { "observe" } else { "enforce" });
 }

@@ -17,6 +17,6 @@ mod tree;
 pub use diagnostic::{Diagnostic, Severity};
 pub use parse::{MAX_BYTES, MAX_DEPTH, MAX_NODES, parse, parse_all};
 pub use report::Report;
-pub use scalar::{WrittenDuration, WrittenSize, WrittenTime};
+pub use scalar::{WrittenDuration, WrittenSize, WrittenTime, duration};
 pub use source::{Entries, Items, Lenient, Place, Source, Spanned};
 pub use suggest::suggest;

@@ -115,7 +115,9 @@ fn number_and_unit(text: &str) -> Option<(u64, &str)> {
     Some((number.parse().ok()?, unit))
 }
 
-fn duration(text: &str) -> Option<Duration> {
+/// A length of time: a whole number and `ms`, `s`, `m`, `h` or `d`.
+#[must_use]
+pub fn duration(text: &str) -> Option<Duration> {
     let (number, unit) = number_and_unit(text)?;
     let seconds = match unit {
         "ms" => return Some(Duration::from_millis(number)),

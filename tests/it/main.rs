@@ -25,6 +25,8 @@ mod harness;
 mod harness_story;
 mod hostile;
 mod idle;
+mod leases;
+mod limits;
 mod misdirection;
 mod processes;
 mod protocols;

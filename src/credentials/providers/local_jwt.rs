@@ -74,6 +74,12 @@ impl LocalJwt {
         let ttl = request.terms.ttl.min(self.profile.ttl).max(Duration::from_secs(1));
         let iat = request.now.as_second();
         let exp = iat.saturating_add(i64::try_from(ttl.as_secs()).unwrap_or(i64::MAX));
+        // Down to the whole second: it never outlives the lease.
+        let exp = request.ends.map_or(exp, |ends| exp.min(ends.as_second()));
+        if exp <= iat {
+            let why = "the lease ends before it could be used; renew the lease".into();
+            return Err(IssueError::Unavailable { credential: credential(), why });
+        }
         let scope = request.terms.scopes.as_ref().filter(|scopes| !scopes.is_empty()).map(|scopes| scopes.join(" "));
         let claims = Claims {
             iss: &self.issuer,
@@ -136,6 +142,7 @@ mod tests {
             upstream: "u".into(),
             terms: Arc::new(GrantTerms { profile: Arc::clone(profile), scopes: Some(scopes), ttl: Duration::from_secs(ttl) }),
             now: now(),
+            ends: None,
         }
     }
 

@@ -122,6 +122,7 @@ mod tests {
             upstream: "u".into(),
             terms: Arc::new(crate::policy::GrantTerms { profile: Arc::new(profile), scopes: None, ttl: std::time::Duration::from_mins(1) }),
             now: crate::clock::Timestamp::UNIX_EPOCH,
+            ends: None,
         }
     }
 

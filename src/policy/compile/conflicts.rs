@@ -33,11 +33,27 @@ pub(super) fn find(set: &PolicySet, places: &[RulePlace], reports: &mut [Report]
             && let Some(report) = reports.get_mut(place.file)
         {
             let message = format!(
-                "rules `{}` and `{}` ({}) match the same requests and grant different credentials",
-                other.name.id, one.name.id, one.name.place
+                "rules `{}` and `{}` ({}) match the same requests and {}",
+                other.name.id,
+                one.name.id,
+                one.name.place,
+                differ(one, other).unwrap_or("differ")
             );
             report.error_hint(place.at, message, "make one of them more specific, or let both grant the same");
         }
+    }
+}
+
+/// In what two rules differ that both let a request through.
+fn differ(one: &Rule, other: &Rule) -> Option<&'static str> {
+    if one.grant != other.grant {
+        Some("grant different credentials")
+    } else if one.lease != other.lease {
+        Some("want different leases")
+    } else if one.limits != other.limits {
+        Some("have different limits")
+    } else {
+        None
     }
 }
 
@@ -51,5 +67,5 @@ fn ambiguous(set: &PolicySet, one: &Rule, other: &Rule) -> bool {
         (Some(one), Some(other)) => Facts::excludes(one, other),
         (None, _) | (_, None) => false,
     };
-    equal && one.grant != other.grant && one.methods.meets(other.methods) && one.meets_in_time(other) && !apart
+    equal && differ(one, other).is_some() && one.methods.meets(other.methods) && one.meets_in_time(other) && !apart
 }

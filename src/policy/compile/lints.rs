@@ -31,6 +31,7 @@ pub(super) fn look(set: &PolicySet, world: &World<'_>, places: &[RulePlace], rep
             eye.breadth();
             eye.grant();
             eye.tunnels();
+            eye.lease();
             eye.condition();
             eye.covered();
         }
@@ -141,6 +142,13 @@ impl Eye<'_, '_> {
         }
     }
 
+    fn lease(&mut self) {
+        if self.rule.lease.as_ref().is_some_and(|terms| terms.max_ttl.is_none()) {
+            let message = format!("rule `{}` takes a lease of any age, up to 24 h", self.rule.name.id);
+            self.warn("unbounded-lease", message, "write `max_ttl`, as in `lease: { kind: release, max_ttl: 20m }`");
+        }
+    }
+
     fn condition(&mut self) {
         let Some(condition) = self.rule.condition.and_then(|number| self.set.conditions.get(number as usize)) else { return };
         let notes = condition.notes.clone();
@@ -178,7 +186,11 @@ impl Eye<'_, '_> {
         }
         let (mut denied, mut repeated, mut foreign) = (None, None, None);
         for other in self.covering() {
-            let same_grant = other.grant == self.rule.grant && other.tunnel == self.rule.tunnel;
+            let same_grant = other.grant == self.rule.grant
+                && other.tunnel == self.rule.tunnel
+                && other.lease == self.rule.lease
+                && other.limits.is_none()
+                && self.rule.limits.is_none();
             let lasting = other.windows.is_empty() && other.condition.is_none() && !other.shadow;
             let as_long =
                 other.not_before <= self.rule.not_before && other.expires.is_none_or(|end| self.rule.expires.is_some_and(|own| own <= end));

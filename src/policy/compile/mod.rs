@@ -11,5 +11,6 @@ mod lints;
 mod names;
 mod rules;
 mod unused;
+mod terms;
 
 pub use driver::{PolicyFile, compile};

@@ -91,6 +91,7 @@ impl<'a> Team<'a, '_> {
         let shadow = written.mode.or(defaults.mode) == Some(Mode::Shadow);
         let selector = self.selector(defaults, written, tunnel);
         let grant = self.effect_words(written, selector.as_ref().map(|selector| &selector.to));
+        let terms = self.terms(written);
         let floor = self.floor(written, shadow);
         let condition = self.condition(written);
         let windows: Vec<Option<Window>> = written.windows.iter().map(|window| Window::build(window, self.report)).collect();
@@ -100,7 +101,7 @@ impl<'a> Team<'a, '_> {
         if !known {
             return None;
         }
-        let (Selector { from, to, methods, paths }, (not_before, expires)) = (selector?, dates?);
+        let (Selector { from, to, methods, paths }, (not_before, expires), (lease, limits)) = (selector?, dates?, terms?);
         let name = RuleRef {
             id: format!("{}/{}", self.file.document.name.value, written.id.value).into(),
             place: format!("{}:{}", self.file.source.name, written.id.at).into(),
@@ -121,6 +122,8 @@ impl<'a> Team<'a, '_> {
             not_before,
             expires,
             grant: grant?,
+            lease,
+            limits,
             reason: reason?,
         };
         Some(Draft { rule, place: RulePlace { file: self.number, at: written.id.at, when: written.when.as_ref().map(|when| when.at) } })
@@ -128,21 +131,11 @@ impl<'a> Team<'a, '_> {
 
     /// Words that this binary does not know yet, or that stand in the wrong file.
     fn known_words(&mut self, written: &RuleWritten) -> bool {
-        let later = [
-            (&written.lease, "lease", "leases come"),
-            (&written.limits, "limits", "limits come"),
-            (&written.mcp, "mcp", "tool calls come"),
-        ];
         let mut known = true;
-        for (word, name, what) in later {
-            if let Some(word) = word {
-                known = false;
-                self.report.error_hint(
-                    word.at,
-                    format!("this binary does not know `{name}`: {what} with a later version"),
-                    "remove the field until then",
-                );
-            }
+        if let Some(word) = &written.mcp {
+            known = false;
+            let message = "this binary does not know `mcp`: tool calls come with a later version";
+            self.report.error_hint(word.at, message, "remove the field until then");
         }
         if let Some(word) = &written.stage {
             known = false;

@@ -1,14 +1,17 @@
 //! The evaluator against the interpreter of the `cel` crate, on generated conditions and requests: the same value, or an error in both.
 //! The interpreter knows neither our regular expressions nor our times; those have tables of their own.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
+use std::time::Duration;
 
 use cel::{Context, Program, Value};
 use proptest::prelude::*;
 
 use super::{Env, Failed, parse_all};
-use crate::policy::testing::{Ask, ask};
+use crate::live::{Lease, LeaseBook, Leases, Opening};
+use crate::policy::going::Going;
+use crate::policy::testing::{Ask, BILLING, ask, now};
 
 /// How many conditions are generated: `EXEAT_CEL_CASES=1000000 cargo test --release --lib against_cel::both` raises it.
 fn cases() -> u32 {
@@ -37,6 +40,9 @@ fn text(item: bool) -> impl Strategy<Value = String> {
             "request.query['q']",
             "request.query['r']",
             "source.namespace",
+            "lease.task_kind",
+            "lease.attrs['tag']",
+            "lease.attrs.none",
             "'\u{e9}'",
         ]
     };
@@ -47,7 +53,10 @@ fn text(item: bool) -> impl Strategy<Value = String> {
 }
 
 fn number() -> impl Strategy<Value = String> {
-    prop_oneof![pick(&["0", "3", "443", "-1", "request.port", "request.body_size"]), text(false).prop_map(|text| format!("size({text})"))]
+    prop_oneof![
+        pick(&["0", "3", "443", "-1", "request.port", "request.body_size", "lease.uses_left"]),
+        text(false).prop_map(|text| format!("size({text})"))
+    ]
 }
 
 fn leaf(item: bool) -> impl Strategy<Value = String> {
@@ -65,6 +74,12 @@ fn leaf(item: bool) -> impl Strategy<Value = String> {
             "has(request.headers.y)",
             "has(source.namespace)",
             "has(request.body_size)",
+            "lease.active",
+            "has(lease.active)",
+            "has(lease.task_kind)",
+            "has(lease.uses_left)",
+            "'tag' in lease.attrs",
+            "has(lease.attrs.none)",
             "true",
             "false"
         ]),
@@ -104,9 +119,27 @@ fn request() -> impl Strategy<Value = Ask> {
     )
 }
 
+/// A lease of kind `a` with an attribute, with so many uses.
+fn lease() -> impl Strategy<Value = Option<Arc<Lease>>> {
+    let uses = proptest::sample::select(&[None, Some(1), Some(3), Some(443)][..]);
+    proptest::option::of((uses, pick(&["a", "/a", ""]))).prop_map(|lease| {
+        lease.map(|(uses, tag)| {
+            let opening = Opening {
+                workload: BILLING.to_owned(),
+                kind: "a".to_owned(),
+                ttl: Duration::from_mins(20),
+                uses,
+                attributes: BTreeMap::from([("tag".to_owned(), tag)]),
+                ..Opening::default()
+            };
+            LeaseBook::default().open_lease(opening, &[], "uid 0", now()).unwrap()
+        })
+    })
+}
+
 /// The request as the interpreter sees it. A repeated header or key is there and has no value, which a map cannot say: the conditions
 /// that read one are left out.
-fn context<'v>(asked: &Ask) -> Context<'static, 'v> {
+fn context<'v>(asked: &Ask, lease: Option<&Lease>) -> Context<'static, 'v> {
     let text = |text: &str| Value::from(text);
     let mut headers: HashMap<String, Value> = HashMap::new();
     for name in asked.parts.headers.keys() {
@@ -133,16 +166,34 @@ fn context<'v>(asked: &Ask) -> Context<'static, 'v> {
     if let Some(namespace) = asked.workload.id.namespace() {
         source.insert("namespace".to_owned(), text(namespace));
     }
+    let mut gone: HashMap<String, Value> = HashMap::from([("active".to_owned(), Value::Bool(lease.is_some()))]);
+    let attributes = lease.into_iter().flat_map(|lease| lease.attributes.iter().map(|(name, value)| (name.clone(), text(value))));
+    gone.insert("attrs".to_owned(), Value::from(attributes.collect::<HashMap<String, Value>>()));
+    if let Some(lease) = lease {
+        gone.insert("task_kind".to_owned(), text(&lease.kind));
+        if let Some(left) = lease.uses_left() {
+            gone.insert("uses_left".to_owned(), Value::Int(left.into()));
+        }
+    }
     let mut context = Context::default();
+    context.add_variable_from_value("lease", Value::from(gone));
     context.add_variable_from_value("request", Value::from(request));
     context.add_variable_from_value("source", Value::from(source));
     context
 }
 
 fn ours(condition: &str, asked: &Ask) -> Result<bool, Failed> {
+    ours_under(condition, asked, None)
+}
+
+fn ours_under(condition: &str, asked: &Ask, lease: Option<&Lease>) -> Result<bool, Failed> {
     let mut parsed = parse_all(&[Arc::from(condition)]);
     let condition = parsed.pop().unwrap().unwrap_or_else(|problems| panic!("{condition}: {problems:?}"));
-    asked.with(|request, stripped| condition.holds(&Env::new(request, stripped, asked.parts.uri.path(), asked.now)))
+    let leases = Leases::default();
+    asked.with(|request, stripped| {
+        let going = Going::new(request, &leases, asked.now);
+        condition.holds(&Env::new(&going, stripped, asked.parts.uri.path()).seeing(lease))
+    })
 }
 
 fn reads_what_a_map_cannot_say(condition: &str, asked: &Ask) -> bool {
@@ -158,14 +209,15 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: cases(), failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn both_say_the_same(condition in condition(), asked in request()) {
+    fn both_say_the_same(condition in condition(), asked in request(), lease in lease()) {
+        let lease = lease.as_deref();
         prop_assume!(!reads_what_a_map_cannot_say(&condition, &asked));
-        let theirs = match Program::compile(&condition).unwrap().execute(&context(&asked)) {
+        let theirs = match Program::compile(&condition).unwrap().execute(&context(&asked, lease)) {
             Ok(Value::Bool(value)) => Some(value),
             Ok(other) => panic!("{condition}: {other:?}"),
             Err(_) => None,
         };
-        prop_assert_eq!(ours(&condition, &asked).ok(), theirs, "{}", condition);
+        prop_assert_eq!(ours_under(&condition, &asked, lease).ok(), theirs, "{}", condition);
     }
 }
 

@@ -11,6 +11,7 @@ use super::parse::Problem;
 use super::pattern::Pattern;
 use super::program::{Map, Moment, Notes, Number, NumberAttribute, Order, Span, Test, Text, TextAttribute};
 use super::schema::{self, Attribute, Known};
+use crate::live;
 use crate::written::suggest;
 
 /// Deepest nesting of an expression.
@@ -180,7 +181,13 @@ impl<'a> Checker<'a> {
         if known.optional && !told.contains(&known.attribute) {
             self.reads.insert(known.name.to_owned());
         }
+        self.notes.lease |= known.name.starts_with("lease.");
         match known.attribute {
+            // Whoever asked whether a lease is active knows that it has a kind.
+            Attribute::LeaseActive => {
+                self.guards.insert(schema::name_of(Attribute::Text(TextAttribute::LeaseKind)).to_owned());
+                Typed::Bool(Test::LeaseActive)
+            }
             Attribute::Text(attribute) => Typed::Text(Text::Attribute(attribute)),
             Attribute::Number(attribute) => Typed::Number(Number::Attribute(attribute)),
             Attribute::Map(map) => Typed::Map(map),
@@ -197,11 +204,12 @@ impl<'a> Checker<'a> {
         let name = format!("{operand}.{}", select.field);
         if let Some(known) = schema::find(&name) {
             self.guards.insert(known.name.to_owned());
+            self.notes.lease |= known.name.starts_with("lease.");
             return Some(match known.attribute {
                 Attribute::Text(attribute) => Test::HasText(attribute),
                 Attribute::Number(attribute) => Test::HasNumber(attribute),
                 Attribute::Address => Test::HasAddress,
-                Attribute::Map(_) | Attribute::Now => Test::Constant(true),
+                Attribute::Map(_) | Attribute::Now | Attribute::LeaseActive => Test::Constant(true),
             });
         }
         if let Some((map, key)) = map_field(&name) {
@@ -211,12 +219,13 @@ impl<'a> Checker<'a> {
         None
     }
 
-    /// `request.headers['k']`, `request.query['k']`.
+    /// `request.headers['k']`, `request.query['k']`, `lease.attrs['k']`.
     pub(super) fn entry(&mut self, expr: &IdedExpr, map: Map, key: &str) -> Option<Text> {
         self.reads.insert(entry_name(map, key));
         Some(match map {
             Map::Headers => Text::Header(self.header_name(expr, key)?),
             Map::Query => Text::Query(key.into()),
+            Map::LeaseAttributes => Text::LeaseAttribute(self.lease_attribute(expr, key)?),
         })
     }
 
@@ -226,7 +235,18 @@ impl<'a> Checker<'a> {
         Some(match map {
             Map::Headers => Test::HasHeader(self.header_name(expr, key)?),
             Map::Query => Test::HasQuery(key.into()),
+            Map::LeaseAttributes => Test::HasLeaseAttribute(self.lease_attribute(expr, key)?),
         })
+    }
+
+    fn lease_attribute(&mut self, expr: &IdedExpr, key: &str) -> Option<Box<str>> {
+        self.notes.lease = true;
+        if !live::is_attribute(key) {
+            let message = format!("no lease has an attribute `{key}`: it would never be found");
+            self.problem(expr, message, "names have 1 to 64 of a-z, A-Z, 0-9, `.`, `-` and `_`");
+            return None;
+        }
+        Some(key.into())
     }
 
     fn header_name(&mut self, expr: &IdedExpr, key: &str) -> Option<HeaderName> {
@@ -332,7 +352,7 @@ fn map_field(name: &str) -> Option<(Map, &str)> {
     let (map, key) = name.rsplit_once('.')?;
     match schema::find(map)?.attribute {
         Attribute::Map(map) => Some((map, key)),
-        Attribute::Text(_) | Attribute::Number(_) | Attribute::Address | Attribute::Now => None,
+        Attribute::Text(_) | Attribute::Number(_) | Attribute::Address | Attribute::Now | Attribute::LeaseActive => None,
     }
 }
 
@@ -350,9 +370,9 @@ fn negative(test: &Test, positive: bool, found: &mut Vec<String>) {
                 Text::Lower(inner) => match &**inner {
                     Text::Header(name) => found.push(entry_name(Map::Headers, name.as_str())),
                     Text::Query(key) => found.push(entry_name(Map::Query, key)),
-                    Text::Literal(_) | Text::Attribute(_) | Text::Item | Text::Lower(_) | Text::If(_) => {}
+                    Text::Literal(_) | Text::Attribute(_) | Text::LeaseAttribute(_) | Text::Item | Text::Lower(_) | Text::If(_) => {}
                 },
-                Text::Literal(_) | Text::Attribute(_) | Text::Item | Text::If(_) => {}
+                Text::Literal(_) | Text::Attribute(_) | Text::LeaseAttribute(_) | Text::Item | Text::If(_) => {}
             }
         }
     };
@@ -384,6 +404,8 @@ fn negative(test: &Test, positive: bool, found: &mut Vec<String>) {
         | Test::HasNumber(_)
         | Test::HasAddress
         | Test::HasHeader(_)
-        | Test::HasQuery(_) => {}
+        | Test::HasQuery(_)
+        | Test::LeaseActive
+        | Test::HasLeaseAttribute(_) => {}
     }
 }

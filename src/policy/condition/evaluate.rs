@@ -9,6 +9,8 @@ use super::program::{Condition, Moment, Number, NumberAttribute, Order, Part, Sp
 use super::query::{self, Lookup};
 use crate::capture::Peer;
 use crate::clock::Timestamp;
+use crate::live::Lease;
+use crate::policy::going::Going;
 use crate::policy::request::AccessRequest;
 use crate::strip::Stripped;
 
@@ -20,6 +22,10 @@ pub(in crate::policy) struct Env<'a> {
     /// The reading of the path that is judged.
     pub(in crate::policy) path: &'a str,
     pub(in crate::policy) now: Timestamp,
+    /// What the request could go by.
+    pub(in crate::policy) going: &'a Going<'a>,
+    /// The lease that the rule's condition reads.
+    lease: Option<&'a Lease>,
     item: Item<'a>,
 }
 
@@ -106,8 +112,13 @@ impl Condition {
 
 impl<'a> Env<'a> {
     /// Nothing is read before a condition asks for it.
-    pub(in crate::policy) const fn new(request: &'a AccessRequest<'a>, stripped: &'a Stripped, path: &'a str, now: Timestamp) -> Self {
-        Self { request, stripped, path, now, item: Item::None }
+    pub(in crate::policy) const fn new(going: &'a Going<'a>, stripped: &'a Stripped, path: &'a str) -> Self {
+        Self { request: going.request(), stripped, path, now: going.now(), going, lease: None, item: Item::None }
+    }
+
+    /// The same with the lease that a condition reads.
+    pub(in crate::policy) const fn seeing(self, lease: Option<&'a Lease>) -> Self {
+        Self { lease, ..self }
     }
 
     fn test(&self, test: &Test) -> Result<bool, Failed> {
@@ -146,6 +157,8 @@ impl<'a> Env<'a> {
                 Lookup::Once(_) | Lookup::Repeated => Ok(true),
                 Lookup::Disputed => Err(Failed::Repeated),
             },
+            Test::LeaseActive => Ok(self.lease.is_some_and(|lease| self.going.uses_left(lease) != Some(0))),
+            Test::HasLeaseAttribute(key) => Ok(self.lease.is_some_and(|lease| lease.attributes.contains_key(&**key))),
             Test::AnyText(items, inner) => self.fold(items.iter().map(|item| Item::Text(item)), inner, true),
             Test::AllText(items, inner) => self.fold(items.iter().map(|item| Item::Text(item)), inner, false),
             Test::AnyNumber(items, inner) => self.fold(items.iter().map(|item| Item::Number(*item)), inner, true),
@@ -223,6 +236,7 @@ impl<'a> Env<'a> {
                 Peer::Tcp { uid: Some(uid), .. } | Peer::Unix { uid, .. } => Ok(i64::from(*uid)),
                 Peer::Tcp { uid: None, .. } => Err(Failed::Absent),
             },
+            NumberAttribute::LeaseUsesLeft => self.lease.and_then(|lease| self.going.uses_left(lease)).map(i64::from).ok_or(Failed::Absent),
             NumberAttribute::BodySize => {
                 let digits = self.header(&CONTENT_LENGTH)?;
                 if digits.is_empty() || !digits.bytes().all(|byte| byte.is_ascii_digit()) {
@@ -247,6 +261,10 @@ impl<'a> Env<'a> {
                 Lookup::Repeated | Lookup::Disputed => Err(Failed::Repeated),
                 Lookup::Once(text) => Ok(Raw { text, encoded: true, lower: false }),
             },
+            Text::LeaseAttribute(key) => {
+                let text = self.lease.and_then(|lease| lease.attributes.get(&**key)).ok_or(Failed::Absent)?;
+                Ok(Raw::plain(text))
+            }
             Text::Item => match self.item {
                 Item::Text(value) => Ok(Raw::plain(value)),
                 Item::None | Item::Number(_) => Err(Failed::Absent),
@@ -273,6 +291,7 @@ impl<'a> Env<'a> {
             TextAttribute::Method => self.request.action.method.as_str(),
             TextAttribute::Path if self.request.tunnel => return Err(Failed::Hidden),
             TextAttribute::Path => self.path,
+            TextAttribute::LeaseKind => &self.lease.ok_or(Failed::Absent)?.kind,
             TextAttribute::ContentType => {
                 let value = self.header(&CONTENT_TYPE)?;
                 let kind = value.split(';').next().unwrap_or_default().trim_matches([' ', '\t']);

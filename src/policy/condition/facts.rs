@@ -83,6 +83,18 @@ pub(in crate::policy) struct Facts {
     contradictory: bool,
 }
 
+impl About {
+    /// Two rules may go by two leases: what one says of its own excludes nothing of the other.
+    fn is_of_a_lease(&self) -> bool {
+        match self {
+            Self::Text(attribute) => *attribute == TextAttribute::LeaseKind,
+            Self::Number(attribute) => *attribute == NumberAttribute::LeaseUsesLeft,
+            Self::Presence(about) => about.is_of_a_lease(),
+            Self::Header(_) | Self::Query(_) | Self::Now => false,
+        }
+    }
+}
+
 impl Facts {
     /// Of a condition that is true.
     pub(super) fn of(test: &Test) -> Self {
@@ -168,6 +180,8 @@ impl Facts {
                 | Test::Address(..)
                 | Test::Within(_)
                 | Test::HasAddress
+                | Test::LeaseActive
+                | Test::HasLeaseAttribute(_)
                 | Test::AnyText(..)
                 | Test::AllText(..)
                 | Test::AnyNumber(..)
@@ -224,6 +238,9 @@ impl Facts {
     }
 
     fn add(&mut self, about: About, fact: Fact) {
+        if about.is_of_a_lease() {
+            return;
+        }
         let both = match (self.known.get(&about).cloned(), fact) {
             (None, fact) => Some(fact),
             (Some(Fact::Word(old)), Fact::Word(new)) => old.and(new).map(Fact::Word),
@@ -251,6 +268,7 @@ pub(in crate::policy) enum Selected {
 
 fn about_text(text: &Text) -> Option<About> {
     match text {
+        Text::LeaseAttribute(_) => None,
         Text::Attribute(attribute) => Some(About::Text(*attribute)),
         Text::Header(name) => Some(About::Header(name.as_str().to_owned())),
         Text::Query(key) => Some(About::Query(key.to_string())),

@@ -31,7 +31,9 @@ fn of_test(test: &Test) -> Option<&'static str> {
         | Test::Span(..)
         | Test::Address(..)
         | Test::Within(_)
-        | Test::HasAddress => None,
+        | Test::HasAddress
+        | Test::LeaseActive
+        | Test::HasLeaseAttribute(_) => None,
     }
 }
 
@@ -51,7 +53,7 @@ fn of_text(text: &Text) -> Option<&'static str> {
         Text::Query(_) => Some("request.query"),
         Text::Lower(inner) => of_text(inner),
         Text::If(parts) => of_test(&parts.0).or_else(|| of_text(&parts.1)).or_else(|| of_text(&parts.2)),
-        Text::Literal(_) | Text::Item => None,
+        Text::LeaseAttribute(_) | Text::Literal(_) | Text::Item => None,
     }
 }
 
@@ -63,6 +65,8 @@ const fn of_attribute(attribute: TextAttribute) -> Option<&'static str> {
         | TextAttribute::TrustDomain
         | TextAttribute::Namespace
         | TextAttribute::ServiceAccount
+        | TextAttribute::Pod
+        | TextAttribute::LeaseKind
         | TextAttribute::Host
         | TextAttribute::Upstream
         | TextAttribute::Scheme

@@ -92,7 +92,7 @@ impl Checker<'_> {
         let typed = self.typed(map)?;
         let Typed::Map(found) = typed else {
             let message = format!("only maps have entries, found {}", typed.kind());
-            self.problem(map, message, "write `request.headers['k']` or `request.query['k']`");
+            self.problem(map, message, "write `request.headers['k']`, `request.query['k']` or `lease.attrs['k']`");
             return None;
         };
         let Expr::Literal(LiteralValue::String(text)) = &key.expr else {

@@ -34,6 +34,8 @@ pub(in crate::policy) struct Notes {
     pub(in crate::policy) negative: Vec<String>,
     /// Regular expressions that are not tied to both ends.
     pub(in crate::policy) unanchored: Vec<String>,
+    /// It reads the lease that the request goes by.
+    pub(in crate::policy) lease: bool,
 }
 
 /// A boolean.
@@ -60,6 +62,8 @@ pub(super) enum Test {
     HasAddress,
     HasHeader(HeaderName),
     HasQuery(Box<str>),
+    LeaseActive,
+    HasLeaseAttribute(Box<str>),
     AnyText(Box<[Box<str>]>, Box<Self>),
     AllText(Box<[Box<str>]>, Box<Self>),
     AnyNumber(Box<[i64]>, Box<Self>),
@@ -138,6 +142,7 @@ pub(super) enum Text {
     Attribute(TextAttribute),
     Header(HeaderName),
     Query(Box<str>),
+    LeaseAttribute(Box<str>),
     Item,
     Lower(Box<Self>),
     If(Box<(Test, Self, Self)>),
@@ -174,6 +179,7 @@ pub(super) enum TextAttribute {
     Method,
     Path,
     ContentType,
+    LeaseKind,
 }
 
 /// Attributes that are integers.
@@ -182,6 +188,7 @@ pub(super) enum NumberAttribute {
     Uid,
     Port,
     BodySize,
+    LeaseUsesLeft,
 }
 
 /// Attributes that map names to texts.
@@ -189,6 +196,7 @@ pub(super) enum NumberAttribute {
 pub(super) enum Map {
     Headers,
     Query,
+    LeaseAttributes,
 }
 
 impl Test {
@@ -199,9 +207,15 @@ impl Test {
             Self::Constant(_) => 0,
             Self::Number(_, sides) => sides.iter().map(Number::cost).sum(),
             Self::NumberIn(number, _) => 1 + number.cost(),
-            Self::HasText(_) | Self::HasNumber(_) | Self::HasAddress | Self::Moment(..) | Self::Span(..) | Self::Address(..) => 1,
+            Self::HasText(_)
+            | Self::HasNumber(_)
+            | Self::HasAddress
+            | Self::LeaseActive
+            | Self::Moment(..)
+            | Self::Span(..)
+            | Self::Address(..) => 1,
             Self::Within(_) => 2,
-            Self::HasHeader(_) => 3,
+            Self::HasHeader(_) | Self::HasLeaseAttribute(_) => 3,
             Self::HasQuery(_) => 6,
             Self::Not(inner) => inner.cost(),
             Self::And(all) | Self::Or(all) => all.iter().map(Self::cost).sum(),
@@ -232,7 +246,7 @@ impl Text {
         match self {
             Self::Literal(_) | Self::Item => 0,
             Self::Attribute(_) => 1,
-            Self::Header(_) => 3,
+            Self::Header(_) | Self::LeaseAttribute(_) => 3,
             Self::Query(_) => 6,
             Self::Lower(text) => 2 + text.cost(),
             Self::If(parts) => parts.0.cost() + parts.1.cost() + parts.2.cost(),

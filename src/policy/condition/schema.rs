@@ -10,6 +10,7 @@ pub(super) enum Attribute {
     Map(Map),
     Address,
     Now,
+    LeaseActive,
 }
 
 /// One line of the schema.
@@ -49,11 +50,15 @@ pub(super) const SCHEMA: &[Known] = &[
     known("request.query", Attribute::Map(Map::Query)),
     optional("request.content_type", Attribute::Text(TextAttribute::ContentType)),
     optional("request.body_size", Attribute::Number(NumberAttribute::BodySize)),
+    known("lease.active", Attribute::LeaseActive),
+    optional("lease.task_kind", Attribute::Text(TextAttribute::LeaseKind)),
+    known("lease.attrs", Attribute::Map(Map::LeaseAttributes)),
+    optional("lease.uses_left", Attribute::Number(NumberAttribute::LeaseUsesLeft)),
     known("now", Attribute::Now),
 ];
 
 /// Words that this binary does not know, and what will bring them.
-const LATER: &[(&str, &str)] = &[("mcp", "tool calls"), ("lease", "leases"), ("risk", "risk signals"), ("trace", "trace attributes")];
+const LATER: &[(&str, &str)] = &[("mcp", "tool calls"), ("risk", "risk signals"), ("trace", "trace attributes")];
 
 /// Finds an attribute by its dotted name.
 pub(super) fn find(name: &str) -> Option<&'static Known> {

@@ -139,7 +139,7 @@ impl Question {
     pub fn answer(&self, set: &PolicySet) -> Result<Answer, Refusal> {
         self.with(|request, stripped| Answer {
             decision: set.decide(request, stripped, &self.live, self.at),
-            explanation: set.explain(request, stripped, self.at),
+            explanation: set.explain(request, stripped, &self.live, self.at),
             cost: set.cost_of(request),
         })
     }
@@ -156,6 +156,11 @@ impl Question {
             drop(decision);
             took
         })
+    }
+
+    /// What is revoked and leased where it is asked.
+    pub(super) const fn live(&self) -> &Live {
+        &self.live
     }
 
     pub(super) fn with<T>(&self, use_it: impl FnOnce(&AccessRequest<'_>, &strip::Stripped) -> T) -> Result<T, Refusal> {

@@ -7,6 +7,7 @@ use super::outcome::{Failure, TestResult};
 use super::question::Question;
 use crate::policy::condition::Env;
 use crate::policy::decision::{Denied, RuleRef};
+use crate::policy::going::Going;
 use crate::policy::permit::Plan;
 use crate::policy::set::PolicySet;
 use crate::refusal::{Code, Refusal};
@@ -78,8 +79,10 @@ impl Row {
         let rule = set.rules.iter().find(|rule| rule.name.id == *wanted)?;
         let mut all = Vec::new();
         let read = self.question.with(|request, stripped| {
+            let leases = self.question.live().leases().leases();
+            let going = Going::new(request, &leases, self.question.at);
             for path in request.action.path.iter() {
-                let misses = set.misses(rule, &Env::new(request, stripped, path, self.question.at));
+                let misses = set.misses(rule, &Env::new(&going, stripped, path));
                 all.extend(misses.iter().map(ToString::to_string).filter(|miss| !all.contains(miss)).collect::<Vec<_>>());
             }
         });
