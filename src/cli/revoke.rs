@@ -29,18 +29,14 @@ fn wish(words: &[String], path: &str, reason: &str, json: bool, ask: &super::arg
 }
 
 fn shown(answer: Result<String, place::Unasked>, json: bool, page: fn(&Value) -> String) -> ExitCode {
-    match answer {
-        Ok(text) if json => print!("{text}"),
-        Ok(text) => {
-            let document: Value = serde_json::from_str(&text).unwrap_or_default();
-            print!("{}", page(&document));
-            if document.get("durable") == Some(&Value::Bool(false)) {
-                return ExitCode::FAILURE;
-            }
-        }
+    let text = match answer {
+        Ok(text) => text,
         Err(unasked) => return unasked.told(),
-    }
-    ExitCode::SUCCESS
+    };
+    let document: Value = serde_json::from_str(&text).unwrap_or_default();
+    print!("{}", if json { text } else { page(&document) });
+    // In force, and nevertheless somebody must act: a restart would lift it.
+    if document.get("durable") == Some(&Value::Bool(false)) { ExitCode::FAILURE } else { ExitCode::SUCCESS }
 }
 
 fn word(value: &Value, pointer: &str) -> String {
@@ -59,36 +55,29 @@ fn warnings(document: &Value) -> impl Iterator<Item = String> {
 /// The acknowledgement, for people.
 fn receipt(document: &Value) -> String {
     let already = if document.get("already") == Some(&Value::Bool(true)) { " (it was already)" } else { "" };
-    let mut page = format!(
+    let word = |pointer: &str| word(document, pointer);
+    let number = |pointer: &str| document.pointer(pointer).and_then(Value::as_u64).unwrap_or_default();
+    let (asked, cannot) = (number("/grants/issuer_asked"), number("/grants/issuer_cannot"));
+    let mut page = vec![format!(
         "revoked {}{already}: {} passages ended, {} grants discarded, in {} us\n",
-        word(document, "/target"),
-        word(document, "/passages_ended"),
-        word(document, "/grants/discarded"),
-        word(document, "/took_us"),
-    );
-    match document.pointer("/grants/issuer_asked").and_then(Value::as_u64) {
-        Some(asked) if asked > 0 => {
-            page.push_str(&format!("issuers are asked to revoke {asked} of them; `grant_revoked` in the audit tells how it went\n"))
-        }
-        Some(_) | None => {}
+        word("/target"),
+        word("/passages_ended"),
+        word("/grants/discarded"),
+        word("/took_us"),
+    )];
+    if asked > 0 {
+        page.push(format!("issuers are asked to revoke {asked} of them; `grant_revoked` in the audit tells how it went\n"));
     }
-    match document.pointer("/grants/issuer_cannot").and_then(Value::as_u64) {
-        Some(cannot) if cannot > 0 => {
-            let ends = word(document, "/grants/last_ends");
-            page.push_str(&format!(
-                "{cannot} of them no issuer takes back: they are used no more, and end by themselves (the last: {ends})\n"
-            ));
-        }
-        Some(_) | None => {}
+    if cannot > 0 {
+        let ends = word("/grants/last_ends");
+        page.push(format!("{cannot} of them no issuer takes back: they are used no more, and end by themselves (the last: {ends})\n"));
     }
     if document.get("durable") == Some(&Value::Bool(false)) {
-        page.push_str(&format!(
-            "[-] NOT DURABLE: it holds until this exeat ends, and a restart would lift it: {}\n",
-            word(document, "/not_durable_because")
-        ));
+        let why = word("/not_durable_because");
+        page.push(format!("[-] NOT DURABLE: it holds until this exeat ends, and a restart would lift it: {why}\n"));
     }
     page.extend(warnings(document));
-    page
+    page.concat()
 }
 
 fn restored(document: &Value) -> String {
@@ -107,19 +96,13 @@ pub(super) fn list(document: &Value) -> String {
     if all.is_empty() {
         return "nothing is revoked\n".to_owned();
     }
-    all.iter()
-        .map(|one| {
-            let reason = word(one, "/reason");
-            let because = if reason.is_empty() { String::new() } else { format!(": {reason}") };
-            format!(
-                "revoked    {}  since {} by {}, {} passages ended{because}\n",
-                word(one, "/target"),
-                word(one, "/since"),
-                word(one, "/by"),
-                word(one, "/passages_ended"),
-            )
-        })
-        .collect()
+    let line = |one: &Value| {
+        let reason = word(one, "/reason");
+        let because = if reason.is_empty() { String::new() } else { format!(": {reason}") };
+        let (target, since, by, ended) = (word(one, "/target"), word(one, "/since"), word(one, "/by"), word(one, "/passages_ended"));
+        format!("revoked    {target}  since {since} by {by}, {ended} passages ended{because}\n")
+    };
+    all.iter().map(line).collect::<Vec<_>>().concat()
 }
 
 #[cfg(test)]

@@ -39,7 +39,7 @@ pub(super) fn read(path: &Path) -> io::Result<Lines> {
 
 fn parse(text: &str) -> Lines {
     let mut lines = Lines::default();
-    let mut mistakes = 0_usize;
+    let mut mistakes = Vec::new();
     for (number, line) in text.lines().enumerate() {
         let (target, reason) = line.split_once('#').unwrap_or((line, ""));
         let target = target.split_whitespace().collect::<Vec<_>>().join(" ");
@@ -54,17 +54,11 @@ fn parse(text: &str) -> Lines {
         };
         match read {
             Ok(target) => lines.named.push((target, reason_of(reason))),
-            Err(why) => {
-                mistakes += 1;
-                lines.mistake.get_or_insert_with(|| format!("line {}: {why}", number + 1));
-            }
+            Err(why) => mistakes.push(format!("line {}: {why}", number + 1)),
         }
     }
-    if mistakes > 1
-        && let Some(first) = &mut lines.mistake
-    {
-        first.push_str(&format!(" (and {} more lines)", mistakes - 1));
-    }
+    let more = mistakes.len().saturating_sub(1);
+    lines.mistake = mistakes.into_iter().next().map(|first| if more > 0 { format!("{first} (and {more} more lines)") } else { first });
     lines
 }
 

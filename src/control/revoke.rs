@@ -108,7 +108,11 @@ impl Revoke {
                 (around.warn)("revocations_file", wrong);
             }
         }
-        around.live.change(|blocks| kept.all().cloned().fold(false, |any, block| blocks.add(block) || any));
+        around.live.change(|blocks| kept.all().filter(|block| blocks.add(Block::clone(block))).count() > 0);
+        let in_force = around.live.blocks().len();
+        if in_force > 0 {
+            tracing::warn!(in_force, "revocations are in force: `exeat revoke --list` shows them");
+        }
         let revoke = Self { around, file, kept: Mutex::new((kept, false)) };
         revoke.tell_standing();
         Ok(revoke)
@@ -134,9 +138,11 @@ impl Revoke {
         if full(&live.blocks()) && live.blocks().get(&target).is_none() {
             return Err(format!("{MOST} revocations are in force: revoke a broader target, or `everything`"));
         }
+        let before = live.blocks().get(&target).map_or(0, |known| known.ended.count());
         let number = self.publish(&block);
+        self.tell_standing();
         let in_force = live.blocks().get(&target).map_or_else(|| block.clone(), |block| Block::clone(block));
-        let (already, before) = (number.is_none(), in_force.ended.count());
+        let already = number.is_none();
         let snapshot = self.around.snapshots.load();
         let discarded = recall::discard(&[&block], &self.around.broker, &snapshot);
         let number = number.unwrap_or_else(|| live.number());
@@ -157,7 +163,6 @@ impl Revoke {
             took: clock.instant().saturating_duration_since(began),
         };
         self.record(&receipt, &block.by);
-        self.tell_standing();
         Ok(receipt)
     }
 
@@ -179,7 +184,10 @@ impl Revoke {
         let new = kept.0.own.insert(block.target.clone(), block.clone()).is_none();
         // A restoration of the same target may have gone between the publication and here: this is the later word.
         self.publish(block);
-        if new || kept.1 { self.write(&mut kept).await } else { Ok(()) }
+        if new || kept.1 {
+            self.write(&mut kept).await?;
+        }
+        if self.around.state.is_ephemeral() { Err("`state: ephemeral` keeps nothing".to_owned()) } else { Ok(()) }
     }
 
     /// Writes what is kept; remembers and tells when it cannot be.
@@ -292,11 +300,11 @@ impl Revoke {
         if came.is_empty() && gone.is_empty() {
             return;
         }
-        let counted: Vec<(Block, u64)> = came.iter().map(|block| (block.clone(), block.ended.count())).collect();
         let own = &kept.0.own;
         let number = self.around.live.change(|blocks| {
             let lifted = gone.iter().filter(|block| !own.contains_key(&block.target) && blocks.remove(&block.target).is_some()).count();
-            came.iter().fold(lifted > 0, |any, block| blocks.add(block.clone()) || any)
+            let added = came.iter().filter(|block| blocks.add(Block::clone(block))).count();
+            lifted + added > 0
         });
         let snapshot = self.around.snapshots.load();
         let discarded = recall::discard(&came.iter().collect::<Vec<_>>(), &self.around.broker, &snapshot);
@@ -304,13 +312,13 @@ impl Revoke {
         let number = number.unwrap_or_else(|| self.around.live.number());
         let settled = tokio::time::timeout(SETTLE, self.around.live.settled(number));
         let (_, durable) = tokio::join!(settled, self.write(kept));
-        for (block, before) in counted {
+        for block in came {
             tracing::warn!(target = %block.target, by = %block.by, "revoked");
             self.around.ledger.event(Event::Revoked {
                 target: block.target.to_string(),
                 reason: Arc::clone(&block.reason),
                 by: Arc::clone(&block.by),
-                passages: block.ended.count().saturating_sub(before),
+                passages: block.ended.count(),
                 grants: grants.discarded,
                 durable: durable.is_ok(),
             });

@@ -115,7 +115,6 @@ impl Live {
 
     /// Tells the followers to look again at what they hold. For whatever takes access away elsewhere: an identity source that lost an
     /// identity tells here, and the passages of connections whose workload it no longer names end. The number of this news.
-    #[expect(clippy::must_use_candidate, reason = "who does not wait needs no number")]
     pub fn tell(&self) -> u64 {
         let mut number = 0;
         self.news.send_modify(|news| {

@@ -32,5 +32,7 @@ mod records;
 mod refusals;
 mod reload;
 mod responses;
+mod revocation;
+mod revocation_drill;
 mod uids;
 mod unmodified;

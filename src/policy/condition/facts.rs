@@ -121,11 +121,15 @@ impl Facts {
 fn about_text(text: &Text) -> Option<About> {
     match text {
         // Two rules may go by two leases: what one says of its own excludes nothing of the other.
-        Text::Attribute(TextAttribute::LeaseKind) | Text::LeaseAttribute(_) => None,
+        Text::Attribute(TextAttribute::LeaseKind)
+        | Text::LeaseAttribute(_)
+        | Text::Literal(_)
+        | Text::Item
+        | Text::Lower(_)
+        | Text::If(_) => None,
         Text::Attribute(attribute) => Some(About::Text(*attribute)),
         Text::Header(name) => Some(About::Header(name.as_str().to_owned())),
         Text::Query(key) => Some(About::Query(key.to_string())),
-        Text::Literal(_) | Text::Item | Text::Lower(_) | Text::If(_) => None,
     }
 }
 

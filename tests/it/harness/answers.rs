@@ -478,6 +478,15 @@ pub async fn answer(exchange: &mut Exchange<'_>) -> io::Result<()> {
             exchange.drain().await?;
             exchange.whole(404, &[], &b"no such file"[..]).await
         }
+        // One event at once, then one every so many milliseconds, until the caller is gone.
+        "ticks" => {
+            exchange.head(200, &[("content-type", "text/event-stream")], Coming::Stream).await?;
+            let mut ticks = tokio::time::interval(std::time::Duration::from_millis(number.max(1)));
+            loop {
+                ticks.tick().await;
+                exchange.data(Bytes::from_static(b"data: tick\n\n")).await?;
+            }
+        }
         "ws" => websocket(exchange).await,
         "raw" => raw(exchange, second).await,
         _ => echo(exchange).await,

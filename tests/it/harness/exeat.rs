@@ -198,6 +198,12 @@ impl House {
         self
     }
 
+    /// An admin server on a unix socket.
+    pub fn admin(self) -> Self {
+        let line = format!("admin: {{ address: \"unix://{}\" }}", self.dir.path().join("admin.sock").display());
+        self.extra(&line)
+    }
+
     /// A variable of the process.
     pub fn env(mut self, name: &str, value: &str) -> Self {
         self.environment.push((name.to_owned(), value.to_owned()));
@@ -299,9 +305,9 @@ pub struct Exeat {
     readers: Vec<std::thread::JoinHandle<()>>,
 }
 
-/// The binary under test with its arguments, in a clean environment.
+/// The binary under test with its arguments, in a clean environment. `EXEAT_IT_BINARY` names another one, such as a release build.
 pub fn command(arguments: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_exeat"));
+    let mut command = Command::new(std::env::var("EXEAT_IT_BINARY").unwrap_or_else(|_| env!("CARGO_BIN_EXE_exeat").to_owned()));
     command.args(arguments).env_clear().env("PATH", "/usr/bin:/bin").env("HOME", "/nonexistent").stdin(Stdio::null());
     command
 }
@@ -399,6 +405,35 @@ impl Exeat {
     /// A connection to a listener.
     pub fn wire(&self, listener: &str) -> Wire {
         Wire::tcp(self.port(listener))
+    }
+
+    /// One question to the admin server.
+    pub fn admin(&self, method: &str, path: &str, body: &Value) -> Answer {
+        let mut wire = Wire::unix(&self.house.dir.path().join("admin.sock"));
+        let body = if body.is_null() { Vec::new() } else { body.to_string().into_bytes() };
+        wire.ask(method, path, "admin", &[("Connection", "close")], &body)
+    }
+
+    /// Revokes a target; the acknowledgement.
+    pub fn revoke(&self, target: &str) -> Value {
+        let answer = self.admin("POST", "/v1/revoke", &serde_json::json!({ "target": target, "reason": "drill" }));
+        assert_eq!(answer.status, 200, "{}", answer.text());
+        answer.json()
+    }
+
+    /// Lifts a revocation.
+    pub fn restore(&self, target: &str) -> Value {
+        let answer = self.admin("POST", "/v1/restore", &serde_json::json!({ "target": target }));
+        assert_eq!(answer.status, 200, "{}", answer.text());
+        answer.json()
+    }
+
+    /// A subcommand about this exeat: its exit code, and what it wrote.
+    pub fn cli(&self, arguments: &[&str]) -> (i32, String) {
+        let config = self.config.display().to_string();
+        let output = command(arguments).args(["-c", &config]).output().expect("the binary runs");
+        let text = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
+        (output.status.code().expect("an exit code"), text)
     }
 
     fn try_status(&self, path: &str) -> Option<Answer> {

@@ -8,6 +8,7 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::task::{Context, Poll};
+use std::time::Instant;
 
 use bytes::Bytes;
 use rustls::ServerConfig;
@@ -35,6 +36,8 @@ pub struct Seen {
     pub trailers: Fields,
     /// The body came to its end.
     pub complete: bool,
+    /// When its head was read.
+    pub at: Option<Instant>,
 }
 
 impl Seen {
@@ -330,6 +333,7 @@ async fn serve_h1(mut io: Box<dyn Duplex>, state: &Arc<State>) -> io::Result<()>
                 target: head.target.clone(),
                 authority: head.fields.get("host").unwrap_or_default().to_owned(),
                 fields: head.fields.clone(),
+                at: Some(Instant::now()),
                 complete: head.framing == Framing::None || head.framing == Framing::Length(0),
                 ..Seen::default()
             });
@@ -364,6 +368,7 @@ async fn serve_h2(io: Box<dyn Duplex>, state: &Arc<State>) -> io::Result<()> {
                     target: target.clone(),
                     authority: head.uri.authority().map(ToString::to_string).unwrap_or_default(),
                     fields: fields.clone(),
+                    at: Some(Instant::now()),
                     complete: body.is_end_stream(),
                     ..Seen::default()
                 });
