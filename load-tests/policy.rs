@@ -28,7 +28,7 @@ use exeat::catalogue::{
 };
 use exeat::clock::{Clock, SystemClock, Timestamp};
 use exeat::identity::{Attestation, SpiffeId, Workload};
-use exeat::live::Live;
+use exeat::live::{Live, Opening};
 use exeat::policy::{AccessRequest, Bounds, PolicyFile, PolicySet, compile};
 use exeat::secret::FingerprintKey;
 use exeat::strip::{Rules, Stripped, examine};
@@ -95,7 +95,7 @@ fn upstream(number: usize) -> Upstream {
 }
 
 /// A mesh: many identities and upstreams, patterns among both, one rule in five with a condition, one in fifty a deny.
-fn rules(count: usize) -> String {
+fn rules(count: usize, terms: &str) -> String {
     let mut text =
         String::from("exeat: policy/v1\nname: mesh\ndefaults: { owner: o@example.com, reason: bench, expires: 2027-03-01 }\nrules:\n");
     for rule in 0..count {
@@ -112,7 +112,7 @@ fn rules(count: usize) -> String {
             _ => format!("/v2/r{rule}/**"),
         };
         let condition = format!(", when: \"request.headers['x-env'] == 'e{}' && request.port == 443\"", rule % CONDITIONS);
-        let (effect, rest) = if rule % 50 == 7 { ("deny", String::new()) } else { ("allow", ", grant: token".to_owned()) };
+        let (effect, rest) = if rule % 50 == 7 { ("deny", String::new()) } else { ("allow", format!(", grant: token{terms}")) };
         let when = if rule % 5 == 3 { condition } else { String::new() };
         let to = rule * 13 % UPSTREAMS;
         let selector = format!("from: \"{from}\", to: s{to}, methods: [GET, POST], paths: \"{path}\"");
@@ -175,15 +175,14 @@ fn requests(count: usize, catalogue: &Catalogue) -> Vec<Asked> {
 }
 
 /// Decides each request of mixed traffic by itself; the time of the clock's own reading is in it.
-fn each(set: &PolicySet, requests: &[Asked], now: Timestamp, times: &mut Vec<Duration>) {
+fn each(set: &PolicySet, requests: &[Asked], live: &Live, now: Timestamp, times: &mut Vec<Duration>) {
     for asked in requests.chunks(1) {
-        times.push(run(set, asked, now).1);
+        times.push(run(set, asked, live, now).1);
     }
 }
 
-fn run(set: &PolicySet, requests: &[Asked], now: Timestamp) -> (usize, Duration, u64) {
+fn run(set: &PolicySet, requests: &[Asked], live: &Live, now: Timestamp) -> (usize, Duration, u64) {
     let peer = Peer::Tcp { address: "127.0.0.1:4711".parse().unwrap(), uid: None };
-    let live = Live::default();
     let actions: smallvec::SmallVec<[_; 1]> = requests.iter().map(|asked| Action::read(&asked.parts).unwrap()).collect();
     let before = ALLOCATIONS.with(Cell::get);
     let began = SystemClock.instant();
@@ -198,9 +197,24 @@ fn run(set: &PolicySet, requests: &[Asked], now: Timestamp) -> (usize, Duration,
             peer: &peer,
             tunnel: false,
         };
-        allowed += usize::from(black_box(set.decide(&request, &asked.stripped, &live, now)).outcome.is_ok());
+        allowed += usize::from(black_box(set.decide(&request, &asked.stripped, live, now)).outcome.is_ok());
     }
     (allowed, began.elapsed(), ALLOCATIONS.with(Cell::get) - before)
+}
+
+/// A lease for each identity.
+fn live(now: Timestamp) -> Live {
+    let live = Live::default();
+    for identity in 0..IDENTITIES {
+        let opening = Opening {
+            workload: format!("spiffe://prod.example/ns/n{}/sa/a{identity}", identity % 25),
+            kind: "bench".to_owned(),
+            ttl: Duration::from_hours(1),
+            ..Opening::default()
+        };
+        live.leases().open_lease(opening, &[], "bench", now).unwrap();
+    }
+    live
 }
 
 fn main() {
@@ -211,8 +225,11 @@ fn main() {
         "rules", "load ms", "median ns", "p99 ns", "hot ns", "alloc", "allowed"
     );
     let mut wrong = Vec::new();
-    for count in [10, 100, 1_000, 10_000] {
-        let files = [PolicyFile { source: Source::new("mesh.yaml", rules(count)), bounds: Bounds::All }];
+    // What every rule wants beside its grant: nothing, or a lease and two limits, each charged for each request.
+    let charged = ", lease: { kind: bench, max_ttl: 24h }, limits: { rate: 1000000/s, burst: 1000000, quota: 1000000000/day }";
+    for (count, terms) in [10, 100, 1_000, 10_000].into_iter().map(|count| (count, "")).chain([(10, charged), (10_000, charged)]) {
+        let live = live(now);
+        let files = [PolicyFile { source: Source::new("mesh.yaml", rules(count, terms)), bounds: Bounds::All }];
         let began = SystemClock.instant();
         let compiled = compile(&files, &catalogue, &profiles(), "prod.example", now);
         let load = began.elapsed();
@@ -221,18 +238,18 @@ fn main() {
         let mut times = Vec::new();
         let (mut allocations, mut allowed) = (0, 0);
         for _ in 0..101 {
-            let (found, took, allocated) = run(&set, &requests, now);
+            let (found, took, allocated) = run(&set, &requests, &live, now);
             times.push(took.as_nanos() / requests.len() as u128);
             allocations += allocated;
             allowed = found;
         }
         times.sort_unstable();
         let mut single = Vec::with_capacity(21 * requests.len());
-        (0..21).for_each(|_| each(&set, &requests, now, &mut single));
+        (0..21).for_each(|_| each(&set, &requests, &live, now, &mut single));
         single.sort_unstable();
         let p99 = single[single.len() * 99 / 100];
         let hot: Vec<Asked> = requests.into_iter().skip(1).take(1).collect();
-        let mut hottest: Vec<u128> = (0..2001).map(|_| run(&set, &hot, now).1.as_nanos()).collect();
+        let mut hottest: Vec<u128> = (0..2001).map(|_| run(&set, &hot, &live, now).1.as_nanos()).collect();
         hottest.sort_unstable();
         println!(
             "{count:>7} {:>9} {:>10} {:>10} {:>10} {allocations:>9} {allowed:>8}  {}",

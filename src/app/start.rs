@@ -166,6 +166,7 @@ pub fn start(path: &Path, signals: Signals) -> Result<Running, Failed> {
         builder: Builder { clock: Arc::clone(&clock), rings: Arc::clone(&rings), fingerprints: Arc::clone(&fingerprints) },
         snapshots: Arc::new(Current::new(Snapshot::empty("exeat is starting"))),
         broker: Arc::clone(&broker),
+        live: Arc::clone(&live),
         ledger: ledger.clone(),
         metrics: metrics.clone(),
         health: Arc::clone(&health),
@@ -176,8 +177,8 @@ pub fn start(path: &Path, signals: Signals) -> Result<Running, Failed> {
     let (watched, digest) = (loaded.watched.clone(), loaded.digest);
     let reload = Arc::new(Reload::new(path.to_owned(), Arc::clone(&clock), &loaded));
     house.first(loaded)?;
-    let revoke = house.revocations(&live, config.revocations.clone())?;
-    let leasing = Arc::new(Leasing::new(house.surroundings(&live)));
+    let revoke = house.revocations(config.revocations.clone())?;
+    let leasing = Arc::new(Leasing::new(house.surroundings()));
 
     let interceptor = Interceptor::new(authority, Arc::clone(&clock)).map_err(|error| Failed::config(error.to_string()))?;
     let threads = config.threads.or_else(|| std::thread::available_parallelism().ok()).map_or(1, std::num::NonZeroUsize::get);
@@ -306,6 +307,7 @@ struct House {
     builder: Builder,
     snapshots: Arc<Current>,
     broker: Arc<Broker>,
+    live: Arc<Live>,
     ledger: Ledger,
     metrics: Metrics,
     health: Arc<Health>,
@@ -361,14 +363,14 @@ impl House {
     }
 
     /// Puts into force what was revoked before; from here on more can be.
-    fn revocations(&self, live: &Arc<Live>, file: Option<PathBuf>) -> Result<Arc<Revoke>, Failed> {
-        Revoke::open(self.surroundings(live), file).map(Arc::new).map_err(|error| Failed::config(error.to_string()))
+    fn revocations(&self, file: Option<PathBuf>) -> Result<Arc<Revoke>, Failed> {
+        Revoke::open(self.surroundings(), file).map(Arc::new).map_err(|error| Failed::config(error.to_string()))
     }
 
-    fn surroundings(&self, live: &Arc<Live>) -> control::Surroundings {
+    fn surroundings(&self) -> control::Surroundings {
         let health = Arc::clone(&self.health);
         control::Surroundings {
-            live: Arc::clone(live),
+            live: Arc::clone(&self.live),
             broker: Arc::clone(&self.broker),
             snapshots: Arc::clone(&self.snapshots),
             state: Arc::clone(&self.state),
@@ -393,6 +395,8 @@ impl House {
                 self.serve(snapshot);
                 // After it serves: a request of the former snapshot could issue again in between.
                 self.broker.reloaded(&self.snapshots.load().definitions);
+                // Passages of an identity that is not there any more end now; those that a rule denies, with the next sweep.
+                self.live.tell();
                 self.health.set("policy", Ok(()));
                 self.health.warn("policy_files", None);
                 self.health.warn("reload", None);

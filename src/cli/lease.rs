@@ -89,7 +89,7 @@ fn list(document: &Value) -> String {
 
 fn one(lease: &Value) -> String {
     let mut page = line(lease);
-    let mut row = |name: &str, text: String| page.push_str(&format!("  {name:<11}{text}\n"));
+    let mut row = |name: &str, text: String| page.extend(["  ", &format!("{name:<11}"), &text, "\n"]);
     row("kind", word(lease, "/kind"));
     if lease.get("uid").is_some_and(|uid| !uid.is_null()) {
         row("uid", word(lease, "/uid"));
@@ -106,7 +106,7 @@ fn one(lease: &Value) -> String {
 
 fn ended(document: &Value) -> String {
     let mut page = line(document.get("lease").unwrap_or(&Value::Null));
-    page.push_str(&format!("  {} grants discarded, in {} us\n", word(document, "/grants/discarded"), word(document, "/took_us")));
+    page.extend(["  ", &word(document, "/grants/discarded"), " grants discarded, in ", &word(document, "/took_us"), " us\n"]);
     let warnings = document.get("warnings").and_then(Value::as_array).cloned().unwrap_or_default();
     page.extend(warnings.iter().map(|warning| format!("[!] {}\n", warning.as_str().unwrap_or("-"))));
     page
@@ -123,13 +123,28 @@ mod tests {
             "attributes": { "tag": "v1.4.0" }, "reason": "REL-77", "by": "uid 0", "opened": "2026-11-25T03:00:00Z",
             "until": "2026-11-25T03:20:00Z", "live": true, "ended": null, "uses": 5, "uses_left": 4,
         });
-        insta::assert_snapshot!(one(&lease), @"");
+        insta::assert_snapshot!(one(&lease), @r#"
+release-00ff  spiffe://prod.example/ns/ci/sa/job  until 2026-11-25T03:20:00Z, 4 of 5 uses left
+  kind       release
+  attribute  tag=v1.4.0
+  opened     2026-11-25T03:00:00Z by uid 0
+  reason     REL-77
+"#);
         let mut over = lease.clone();
         over["ended"] = json!({ "at": "2026-11-25T03:05:00Z", "by": "uid 0" });
         over["uses"] = Value::Null;
-        insta::assert_snapshot!(list(&json!({ "leases": [lease, over.clone()] })), @"");
-        insta::assert_snapshot!(list(&json!({ "leases": [] })), @"");
+        insta::assert_snapshot!(list(&json!({ "leases": [lease, over.clone()] })), @r#"
+release-00ff  spiffe://prod.example/ns/ci/sa/job  until 2026-11-25T03:20:00Z, 4 of 5 uses left
+release-00ff  spiffe://prod.example/ns/ci/sa/job  ended 2026-11-25T03:05:00Z by uid 0
+"#);
+        insta::assert_snapshot!(list(&json!({ "leases": [] })), @r#"
+there are no leases
+"#);
         let receipt = json!({ "lease": over, "grants": { "discarded": 2 }, "warnings": ["a worker is late"], "took_us": 1800 });
-        insta::assert_snapshot!(ended(&receipt), @"");
+        insta::assert_snapshot!(ended(&receipt), @r#"
+release-00ff  spiffe://prod.example/ns/ci/sa/job  ended 2026-11-25T03:05:00Z by uid 0
+  2 grants discarded, in 1800 us
+[!] a worker is late
+"#);
     }
 }

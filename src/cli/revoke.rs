@@ -29,18 +29,14 @@ fn wish(words: &[String], path: &str, reason: &str, json: bool, ask: &super::arg
 }
 
 fn shown(answer: Result<String, place::Unasked>, json: bool, page: fn(&Value) -> String) -> ExitCode {
-    match answer {
-        Ok(text) if json => print!("{text}"),
-        Ok(text) => {
-            let document: Value = serde_json::from_str(&text).unwrap_or_default();
-            print!("{}", page(&document));
-            if document.get("durable") == Some(&Value::Bool(false)) {
-                return ExitCode::FAILURE;
-            }
-        }
+    let text = match answer {
+        Ok(text) => text,
         Err(unasked) => return unasked.told(),
-    }
-    ExitCode::SUCCESS
+    };
+    let document: Value = serde_json::from_str(&text).unwrap_or_default();
+    print!("{}", if json { text } else { page(&document) });
+    // In force, and nevertheless somebody must act: a restart would lift it.
+    if document.get("durable") == Some(&Value::Bool(false)) { ExitCode::FAILURE } else { ExitCode::SUCCESS }
 }
 
 fn word(value: &Value, pointer: &str) -> String {

@@ -16,6 +16,7 @@ pub const PROVIDES: &[&str] = &[
     "inject.header",
     "inject.query",
     "policy.v1",
+    "revocations.file",
     "stage.observe",
 ];
 

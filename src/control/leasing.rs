@@ -93,8 +93,8 @@ impl Leasing {
     pub async fn end(&self, id: String, by: Arc<str>) -> Result<EndedLease, LeaseError> {
         let began = self.0.clock.instant();
         let before = self.get(&id);
-        let (live, now, ender, name) = (Arc::clone(&self.0.live), self.0.clock.now(), Arc::clone(&by), id.clone());
-        let ended = blocking(move || live.end_lease(&name, &ender, now)).await;
+        let (live, now, who, name) = (Arc::clone(&self.0.live), self.0.clock.now(), Arc::clone(&by), id.clone());
+        let ended = blocking(move || live.end_lease(&name, &who, now)).await;
         // Also when it could not be written: here it has ended.
         let news = before.as_ref().is_some_and(|before| before.ended.is_none());
         let (grants, warnings) = match self.get(&id).filter(|_| news) {

@@ -107,3 +107,107 @@ async fn ask_issuers(asked: Vec<Ask>, ledger: Ledger, metrics: Metrics) {
         })
         .await;
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+
+    use super::*;
+    use crate::audit::{FileOptions, FileSink, Options};
+    use crate::catalogue::{Placement, Profile};
+    use crate::clock::SystemClock;
+    use crate::credentials::{Credential, Definition, Definitions, GrantId, IssueError, IssueRequest, Issued, Issuing};
+    use crate::identity::SpiffeId;
+    use crate::policy::GrantTerms;
+    use crate::secret::{FingerprintKey, Secret};
+
+    /// Takes everything back but grant 2.
+    #[derive(Default)]
+    struct Issuer(Mutex<Vec<GrantId>>);
+
+    impl CredentialProvider for Issuer {
+        fn issue(&self, _: IssueRequest) -> Issuing<'_, Result<Issued, IssueError>> {
+            Box::pin(std::future::pending())
+        }
+
+        fn revokes(&self) -> bool {
+            true
+        }
+
+        fn revoke(&self, recall: Recall) -> Issuing<'_, Result<(), IssueError>> {
+            self.0.lock().unwrap().push(recall.credential.grant.clone());
+            let refused = IssueError::Refused { credential: "oauth".into(), why: "unsupported_token_type".into() };
+            Box::pin(std::future::ready(if &*recall.credential.grant.0 == "2" { Err(refused) } else { Ok(()) }))
+        }
+    }
+
+    /// Takes nothing back.
+    struct Signer;
+
+    impl CredentialProvider for Signer {
+        fn issue(&self, _: IssueRequest) -> Issuing<'_, Result<Issued, IssueError>> {
+            Box::pin(std::future::pending())
+        }
+    }
+
+    fn definition(name: &str, provider: Arc<dyn CredentialProvider>) -> Definition {
+        let profile = Profile {
+            name: name.into(),
+            kind: "test",
+            audience: None,
+            scopes: None,
+            ttl: Duration::from_mins(1),
+            placement: Placement::Bearer,
+        };
+        Definition::new(Arc::new(profile), provider, &[])
+    }
+
+    fn discarded(grant: &str, definition: &Definition, ends: i64) -> Discarded {
+        let material = Secret::new(b"token".to_vec());
+        let credential = Credential {
+            grant: GrantId(grant.into()),
+            terms: Arc::new(GrantTerms { profile: Arc::clone(&definition.profile), scopes: None, ttl: Duration::from_mins(1) }),
+            fingerprint: material.fingerprint(&FingerprintKey::new(&[1; 32])),
+            material,
+            rendered: None,
+            issued: Timestamp::UNIX_EPOCH,
+            not_after: Some(Timestamp::from_second(ends).unwrap()),
+        };
+        Discarded {
+            credential: Arc::new(credential),
+            workload: SpiffeId::parse("spiffe://t/w").unwrap(),
+            upstream: "u".into(),
+            definition: definition.digest,
+        }
+    }
+
+    #[tokio::test]
+    async fn issuers_that_can_are_asked_and_the_others_are_told_of() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("audit.jsonl");
+        let sink = FileSink::open(&file, FileOptions::default()).unwrap();
+        let ledger = Ledger::start(Box::new(sink), |_| {}, Arc::new(SystemClock), Options::default()).unwrap();
+        let issuer = Arc::new(Issuer::default());
+        let (oauth, jwt) = (definition("oauth", Arc::clone(&issuer) as Arc<dyn CredentialProvider>), definition("jwt", Arc::new(Signer)));
+        let former = definition("oauth", Arc::new(Signer));
+        let gone = vec![discarded("1", &oauth, 5), discarded("2", &oauth, 6), discarded("3", &jwt, 7), discarded("4", &jwt, 9)];
+        let changed = Discarded { definition: crate::credentials::Digest::of(&[b"before a reload"]), ..discarded("5", &former, 8) };
+        let snapshot = Snapshot { definitions: Definitions::new([oauth, jwt]), ..Snapshot::empty("test") };
+        let told = recall(gone.into_iter().chain([changed]).collect(), &snapshot, &ledger, &Metrics::new());
+        let last_ends = Timestamp::from_second(9).ok();
+        assert_eq!(told, Recalled { discarded: 5, issuer_asked: 2, issuer_cannot: 3, last_ends }, "a changed definition asks nobody");
+        let recorded = async {
+            loop {
+                let text = std::fs::read_to_string(&file).unwrap();
+                if text.contains("\"event\":\"grant_revoked\"") && text.contains("\"event\":\"grant_revocation_failed\"") {
+                    return text;
+                }
+                tokio::task::yield_now().await;
+            }
+        };
+        let text = tokio::time::timeout(Duration::from_secs(20), recorded).await.expect("recorded");
+        assert!(text.contains("unsupported_token_type"), "{text}");
+        assert_eq!(issuer.0.lock().unwrap().len(), 2);
+        assert!(ledger.stop(Duration::from_secs(20)));
+    }
+}

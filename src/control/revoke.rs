@@ -109,6 +109,10 @@ impl Revoke {
             }
         }
         around.live.change(|blocks| kept.all().filter(|block| blocks.add(Block::clone(block))).count() > 0);
+        let in_force = around.live.blocks().len();
+        if in_force > 0 {
+            tracing::warn!(in_force, "revocations are in force: `exeat revoke --list` shows them");
+        }
         let revoke = Self { around, file, kept: Mutex::new((kept, false)) };
         revoke.tell_standing();
         Ok(revoke)
@@ -180,7 +184,10 @@ impl Revoke {
         let new = kept.0.own.insert(block.target.clone(), block.clone()).is_none();
         // A restoration of the same target may have gone between the publication and here: this is the later word.
         self.publish(block);
-        if new || kept.1 { self.write(&mut kept).await } else { Ok(()) }
+        if new || kept.1 {
+            self.write(&mut kept).await?;
+        }
+        if self.around.state.is_ephemeral() { Err("`state: ephemeral` keeps nothing".to_owned()) } else { Ok(()) }
     }
 
     /// Writes what is kept; remembers and tells when it cannot be.

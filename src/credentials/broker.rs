@@ -12,7 +12,7 @@ use super::credential::{Credential, GrantId, IssueError};
 use super::definition::{Definitions, Digest};
 use super::event::{Cause, GrantEvent, Happening};
 use super::flight;
-use super::slot::{Discard, Flight, Key, Landed, Next, Slot, after};
+use super::slot::{Discard, Flight, Key, Landed, Next, Slot, Under, after};
 use super::worker_cache::{self, Ask};
 use crate::clock::{Clock, Timestamp};
 use crate::identity::SpiffeId;
@@ -144,13 +144,7 @@ impl Broker {
         let unknown = GrantId(Arc::from(""));
         self.0.sweep(cause, |key, slot| {
             let id = slot.held.as_ref().map_or(&unknown, |held| &held.credential.grant);
-            !doomed(Grant {
-                id,
-                workload: &key.workload,
-                upstream: &key.upstream.name,
-                terms: &key.terms,
-                lease: key.lease.as_ref().map(|lease| &*lease.id),
-            })
+            !doomed(Grant { id, workload: &key.workload, upstream: &key.upstream.name, terms: &key.terms, lease: key.lease_id() })
         })
     }
 
@@ -334,7 +328,7 @@ fn key(ask: Ask<'_>) -> Key {
         upstream: Arc::clone(ask.upstream),
         definition: ask.definition.digest,
         terms: Arc::clone(ask.terms),
-        lease: ask.lease.map(Arc::clone),
+        lease: ask.lease.map(|lease| Under { id: Arc::clone(&lease.id), until: lease.until }),
     }
 }
 

@@ -13,7 +13,6 @@ use super::provider::SourceMark;
 use crate::catalogue::Upstream;
 use crate::clock::Timestamp;
 use crate::identity::SpiffeId;
-use crate::live::Lease;
 use crate::policy::GrantTerms;
 
 /// Nothing is put on a request within this of its end: it must still be valid when it arrives. A fifth of shorter lives.
@@ -36,11 +35,19 @@ pub(super) struct Key {
     pub definition: Digest,
     pub terms: Arc<GrantTerms>,
     /// The lease that it is obtained under.
-    pub lease: Option<Arc<Lease>>,
+    pub lease: Option<Under>,
+}
+
+/// A lease by its name: one that is renewed stays the same lease.
+#[derive(Debug, Clone)]
+pub(super) struct Under {
+    pub id: Arc<str>,
+    /// When it ends, as whoever asked knew it.
+    pub until: Timestamp,
 }
 
 impl Key {
-    fn lease_id(&self) -> Option<&str> {
+    pub(super) fn lease_id(&self) -> Option<&str> {
         self.lease.as_ref().map(|lease| &*lease.id)
     }
 }
@@ -50,7 +57,6 @@ impl PartialEq for Key {
         self.workload == other.workload
             && self.definition == other.definition
             && self.terms == other.terms
-            // Its name: a lease that is renewed stays the same lease.
             && self.lease_id() == other.lease_id()
             // The name alone would let a reload move it to other origins with the credentials of the former.
             && self.upstream.name == other.upstream.name

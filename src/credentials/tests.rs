@@ -29,6 +29,8 @@ struct Counting {
     gate: Option<Semaphore>,
     asked: Notify,
     mark: Option<AtomicU64>,
+    /// What the issuer took back; `None`: it takes nothing.
+    recalled: Option<Mutex<Vec<GrantId>>>,
 }
 
 impl CredentialProvider for Counting {
@@ -50,6 +52,18 @@ impl CredentialProvider for Counting {
 
     fn source(&self) -> Issuing<'_, Option<SourceMark>> {
         Box::pin(async move { self.mark.as_ref().map(|mark| SourceMark(mark.load(Ordering::SeqCst))) })
+    }
+
+    fn revokes(&self) -> bool {
+        self.recalled.is_some()
+    }
+
+    fn revoke(&self, recall: Recall) -> Issuing<'_, Result<(), IssueError>> {
+        Box::pin(async move {
+            self.recalled.as_ref().unwrap().lock().unwrap().push(recall.credential.grant.clone());
+            self.asked.notify_one();
+            Ok(())
+        })
     }
 }
 
@@ -381,7 +395,7 @@ async fn a_reload_voids_what_was_issued_under_changed_definitions() {
 
 #[tokio::test]
 async fn what_is_revoked_while_it_is_issued_serves_nobody() {
-    let house = House::new(Counting { gate: Some(Semaphore::new(0)), ..Counting::default() });
+    let house = House::new(Counting { gate: Some(Semaphore::new(0)), recalled: Some(Mutex::default()), ..Counting::default() });
     let revoke = async {
         house.provider.asked.notified().await;
         house.broker.discard_where(Cause::Revoked, |grant| grant.workload == &house.workload.id);
@@ -390,6 +404,8 @@ async fn what_is_revoked_while_it_is_issued_serves_nobody() {
     let (obtained, ()) = tokio::join!(house.obtain(), revoke);
     assert!(obtained.unwrap_err().to_string().contains("revoked"));
     assert!(house.cached().is_none());
+    house.provider.asked.notified().await;
+    assert_eq!(house.provider.recalled.as_ref().unwrap().lock().unwrap().len(), 1, "its issuer was asked to take it back");
 }
 
 #[tokio::test]

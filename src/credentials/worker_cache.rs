@@ -42,12 +42,14 @@ impl Ask<'_> {
     }
 }
 
+type Alive = ((Arc<Workload>, Arc<Upstream>), (Arc<GrantTerms>, Arc<Definition>), Option<Arc<Lease>>);
+
 struct Entry {
     credential: Arc<Credential>,
     /// Until here it is served without asking the broker.
     until: Timestamp,
     /// Held so that no other value can take an address that stands in the key.
-    _alive: (Arc<Workload>, Arc<Upstream>, Arc<GrantTerms>, Arc<Definition>, Option<Arc<Lease>>),
+    _alive: Alive,
 }
 
 struct WorkerCache {
@@ -85,10 +87,8 @@ pub(super) fn remember(broker: u64, epoch: u64, ask: Ask<'_>, credential: &Arc<C
             cache.entries.clear();
         }
         let alive = (
-            Arc::clone(ask.workload),
-            Arc::clone(ask.upstream),
-            Arc::clone(ask.terms),
-            Arc::clone(ask.definition),
+            (Arc::clone(ask.workload), Arc::clone(ask.upstream)),
+            (Arc::clone(ask.terms), Arc::clone(ask.definition)),
             ask.lease.map(Arc::clone),
         );
         cache.entries.insert(ask.address(), Entry { credential: Arc::clone(credential), until, _alive: alive });

@@ -93,7 +93,7 @@ pub enum Binding {
 }
 
 /// Every word for a binding, and what proves it; `Err` names what will bring the proof. The one table to extend with a new identity.
-#[must_use]
+#[must_use = "a table"]
 pub const fn bindings() -> &'static [(&'static str, Result<Binding, &'static str>)] {
     &[
         ("identity", Ok(Binding::Identity)),
@@ -378,7 +378,7 @@ impl Lease {
         if let Some(max) = max {
             match self.counter(max.rule).map_or(Taken::Unreserved, |counter| counter.take(max.most)) {
                 Taken::Left(_) => {}
-                refused => return refused,
+                refused @ (Taken::Spent | Taken::Unreserved) => return refused,
             }
         }
         match self.uses.map(|uses| self.total.take(uses)) {

@@ -32,6 +32,8 @@ const REMEMBERED_OF_ONE: usize = 16;
 const MOST_RULES: usize = 64;
 /// Wishes that wait for the household.
 const MOST_WANTS: usize = 4_096;
+/// Room for them is made here, not by the request that has one.
+const WANTS_AT_ONCE: usize = 64;
 
 /// Uses that should be reserved.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -90,7 +92,7 @@ impl LeaseBook {
             leases: ArcSwap::from_pointee(leases),
             state,
             changing: Mutex::default(),
-            wants: Mutex::default(),
+            wants: Mutex::new(Vec::with_capacity(WANTS_AT_ONCE)),
             wanted: Notify::new(),
             written: watch::Sender::new(0),
             changed: Notify::new(),
@@ -252,7 +254,7 @@ impl LeaseBook {
     /// # Errors
     /// Of the state; nothing is reserved then.
     pub fn tend(&self, now: Timestamp) -> Result<(), StateError> {
-        let wants = std::mem::take(&mut *hold(&self.wants));
+        let wants = std::mem::replace(&mut *hold(&self.wants), Vec::with_capacity(WANTS_AT_ONCE));
         let mut last = hold(&self.changing);
         let mut next = Leases::clone(&self.leases());
         for want in wants {
@@ -360,7 +362,7 @@ fn forget(leases: &mut Leases, now: Timestamp) {
 
 /// An id as it is shown in a message: short and plain.
 fn shown(id: &str) -> String {
-    id.chars().filter(|c| c.is_ascii_graphic()).take(100).collect()
+    id.chars().filter(char::is_ascii_graphic).take(100).collect()
 }
 
 /// A poisoned lock guards plain values that are whole at every point where a panic could strike.

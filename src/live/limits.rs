@@ -453,7 +453,7 @@ mod tests {
         assert_eq!((reached.what, reached.wait), (Bound::Rate, Duration::from_millis(20)));
         assert_eq!(through(&limiter, &terms, 0, noon() + Duration::from_millis(100), 1_000), 5);
         assert_eq!(through(&limiter, &terms, 1, noon(), 1_000), 100, "another workload has a bucket of its own");
-        assert_eq!(through(&limiter, &terms, 0, noon() + Duration::from_secs(60), 1_000), 100, "no more than the burst is saved up");
+        assert_eq!(through(&limiter, &terms, 0, noon() + Duration::from_mins(1), 1_000), 100, "no more than the burst is saved up");
     }
 
     #[test]

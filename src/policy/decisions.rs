@@ -430,7 +430,7 @@ fn limits_refuse_and_tell_when_to_come_back() {
     );
     let denied = charge.decide_with(&set, &live).outcome.unwrap_err();
     let refusal = denied.refusal();
-    assert_eq!(refusal.retry_after, Some(std::time::Duration::from_secs(60)), "two tokens were used at 12:00 and one at 12:00:30");
+    assert_eq!(refusal.retry_after, Some(std::time::Duration::from_mins(1)), "two tokens were used at 12:00 and one at 12:00:30");
     insta::assert_snapshot!(refusal.detail, @r#"
 rule billing/charge at billing.yaml:9:11 (owner team-billing@example.com): its rate is reached (2/minute, burst 2 per workload); another request can succeed in 60s
 "#);

@@ -1,12 +1,16 @@
 //! The index against the plain scan of all rules, on generated sets and requests: every decision must be the same, in both registers.
 
+use std::collections::HashMap;
 use std::fmt::Write as _;
+use std::sync::Arc;
 
 use proptest::prelude::*;
 
-use super::testing::{Ask, ask, compiled, set, with_head};
-use super::{Bounds, Denied, PolicySet, RuleRef};
+use super::rule::Rule;
+use super::testing::{Ask, BILLING, ask, compiled, lease, set, with_head};
+use super::{Bounds, Denied, Effect, PolicySet, RuleRef};
 use crate::catalogue::Stage;
+use crate::live::{Live, Whose};
 
 /// How many sets are generated; each meets twenty requests. `EXEAT_DIFFERENTIAL_SETS=50000` makes a million pairs of them:
 /// `EXEAT_DIFFERENTIAL_SETS=50000 cargo test --release --lib policy::differential::the_index`.
@@ -105,7 +109,7 @@ fn request() -> impl Strategy<Value = Ask> {
             asked = asked.header("y", "1");
         }
         if !observed {
-            std::sync::Arc::make_mut(&mut asked.upstream).stage = Stage::Enforce;
+            Arc::make_mut(&mut asked.upstream).stage = Stage::Enforce;
         }
         asked
     })
@@ -119,7 +123,13 @@ fn short(outcome: &Result<RuleRef, Denied>) -> (String, Option<String>) {
 }
 
 fn agree(set: &PolicySet, asked: &Ask) {
-    let (decision, scanned) = (asked.decide(set), asked.explain(set));
+    agree_with(set, asked, &Live::default());
+}
+
+fn agree_with(set: &PolicySet, asked: &Ask, live: &Live) {
+    // The scan looks, the decision charges.
+    let scanned = asked.explain_with(set, live);
+    let decision = asked.decide_with(set, live);
     let context = || format!("{} {} by {} at {}\n{scanned}", asked.parts.method, asked.parts.uri, asked.workload.id, asked.upstream.name);
     if scanned.observed.is_some() {
         let floor = decision.outcome.as_ref().err().and_then(|denied| denied.rule.as_ref()).map(|rule| &rule.id);
@@ -192,6 +202,94 @@ proptest! {
             for asked in &requests {
                 prop_assert_eq!(asked.line(&first), asked.line(&other));
             }
+        }
+    }
+}
+
+/// Steps 7 and 8, written down plainly: what the leases of one workload and the counters of one day hold.
+#[derive(Default)]
+struct Plainly {
+    /// Uses left, by kind; `None` where they are not counted.
+    leases: HashMap<&'static str, Option<u32>>,
+    of_rule: HashMap<Arc<str>, u32>,
+    counted: HashMap<(Arc<str>, Option<String>), u32>,
+}
+
+impl Plainly {
+    fn settle(&mut self, rule: &Rule, who: &str) -> &'static str {
+        if let Some(terms) = &rule.lease {
+            let Some(left) = self.leases.get(&*terms.kind).filter(|_| who == BILLING) else { return "lease_missing" };
+            let used = self.of_rule.get(&rule.name.id).copied().unwrap_or_default();
+            if *left == Some(0) || terms.max_uses.is_some_and(|most| used >= most) {
+                return "lease_spent";
+            }
+        }
+        if let Some(terms) = &rule.limits {
+            let whose = (terms.whose == Whose::Workload).then(|| who.to_owned());
+            let counted = self.counted.entry((Arc::clone(&rule.name.id), whose)).or_default();
+            let most = [terms.rate.map(|rate| rate.burst), terms.quota.map(|quota| quota.count)].into_iter().flatten().min().unwrap();
+            if *counted >= most {
+                return "limited";
+            }
+            *counted += 1;
+        }
+        if let Some(terms) = &rule.lease {
+            if let Some(Some(left)) = self.leases.get_mut(&*terms.kind) {
+                *left -= 1;
+            }
+            if terms.max_uses.is_some() {
+                *self.of_rule.entry(Arc::clone(&rule.name.id)).or_default() += 1;
+            }
+        }
+        "allow"
+    }
+}
+
+/// What an allow rule may want beside its grant.
+const TERMS: &[&str] = &[
+    "",
+    ", lease: { kind: a, max_ttl: 20m }",
+    ", lease: { kind: b, max_ttl: 1h, max_uses: 2 }",
+    ", lease: { kind: none, max_ttl: 1h }",
+    ", limits: { quota: 2/day }",
+    ", limits: { rate: 1/hour, burst: 3, per: rule }",
+    ", lease: { kind: a, max_ttl: 20m }, limits: { quota: 4/day, rate: 1/hour, burst: 2 }",
+];
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: sets(), max_shrink_iters: 2000, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn leases_and_limits_are_settled_as_plainly_said(
+        rules in proptest::collection::vec((rule(), pick(TERMS)), 1..8),
+        requests in proptest::collection::vec(request(), 40),
+    ) {
+        let line = |(at, (rule, terms)): (usize, &(String, &str))| {
+            let terms = if rule.contains("effect: allow") { *terms } else { "" };
+            format!("  - {{ id: r{at}, {rule}{terms} }}\n")
+        };
+        let text = with_head(&rules.iter().enumerate().map(line).collect::<Vec<_>>().concat());
+        // Two rules that tie and differ are no set.
+        let Ok((set, _)) = compiled(&[("billing.yaml", &text, Bounds::All)]) else { return Ok(()) };
+        let live = Live::default();
+        lease(&live, "a", Some(3));
+        lease(&live, "b", None);
+        let mut plainly = Plainly { leases: HashMap::from([("a", Some(3)), ("b", None)]), ..Plainly::default() };
+        for asked in requests.iter().map(|asked| asked.clone().at(super::testing::NOW)) {
+            let first = asked.explain(&set);
+            if first.observed.is_some() {
+                agree_with(&set, &asked, &live);
+                continue;
+            }
+            // Without any lease and count, steps 1 to 6 alone choose the rule.
+            let (said, id) = short(&first.outcome);
+            let rule = id.and_then(|id| set.rules.iter().find(|rule| *rule.name.id == *id)).filter(|rule| rule.effect == Effect::Allow);
+            let expected = rule.map_or(said, |rule| plainly.settle(rule, asked.workload.id.as_str()).to_owned());
+            let scanned = asked.explain_with(&set, &live);
+            let decision = asked.decide_with(&set, &live);
+            let outcome = decision.outcome.map(|permit| permit.rule().unwrap().clone());
+            prop_assert_eq!(&short(&outcome).0, &expected, "{}", scanned);
+            prop_assert_eq!(short(&scanned.outcome), short(&outcome), "{}", scanned);
         }
     }
 }

@@ -144,6 +144,7 @@ error: a rule has no stage
 }
 
 #[test]
+#[expect(clippy::too_many_lines, reason = "a table of texts")]
 fn lease() {
     let lease = |words: &str| rule(&format!("methods: [GET], paths: [/a], grant: none, lease: {words}"));
     insta::assert_snapshot!(lease("{ kind: release, max_ttl: 20m, max_uses: 3, bind: [identity, uid] }"), @r#"
@@ -227,6 +228,7 @@ error: `lease` belongs to allow rules, this is a require
 }
 
 #[test]
+#[expect(clippy::too_many_lines, reason = "a table of texts")]
 fn limits() {
     let limits = |words: &str| rule(&format!("methods: [GET], paths: [/a], grant: none, limits: {words}"));
     insta::assert_snapshot!(limits("{ rate: 50/s, burst: 100, quota: 20/day, per: rule }"), @r#"

@@ -14,10 +14,13 @@ use super::passage::{Ended, Passage};
 use super::worker::Worker;
 use crate::live::Follower;
 
-/// How often the sweep runs while anything lives: a passage whose rule expired, or that a reload denies, ends within two of these.
+/// How often the sweep runs while anything lives: a passage whose rule expired ends within one of these.
 const EVERY: Duration = Duration::from_millis(400);
 /// Empty sweeps before it sleeps, so that steady traffic does not wake it for every request.
 const EMPTY_BEFORE_SLEEP: u32 = 8;
+/// Younger passages are not judged again: they end by themselves, and a reload breaks no short request. With the sweep after it, a longer
+/// one ends within a second of the reload that denies it.
+const JUDGED_AGAIN_AFTER: Duration = Duration::from_millis(500);
 /// A passage that was told to end, and whose task waits for a caller that neither reads nor writes, is cut after this.
 const CUT_AFTER: Duration = Duration::from_millis(25);
 
@@ -103,15 +106,22 @@ impl Worker {
     pub(super) async fn follow(self: Rc<Self>, mut follower: Follower) {
         while let Some(news) = follower.changed().await {
             let ended = self.end_what_is_taken_away();
+            // A request that was handed to an engine's queue just before is written, or dropped, by the time this task's turn comes again.
+            tokio::task::yield_now().await;
             follower.done(news);
             if ended {
-                let worker = Rc::clone(&self);
-                drop(tokio::task::spawn_local(async move {
-                    tokio::time::sleep(CUT_AFTER).await;
-                    worker.cut_what_was_ended();
-                }));
+                self.cut_soon();
             }
         }
+    }
+
+    /// Cuts what was ended and does not end by itself.
+    fn cut_soon(self: &Rc<Self>) {
+        let worker = Rc::clone(self);
+        drop(tokio::task::spawn_local(async move {
+            tokio::time::sleep(CUT_AFTER).await;
+            worker.live().passages.borrow().iter().filter(|passage| passage.ended().get().is_some()).for_each(|passage| passage.cut());
+        }));
     }
 
     /// Whether anything had to be ended. From here on nothing more is sent for it: its tasks find it ended before they go on.
@@ -136,22 +146,14 @@ impl Worker {
         any
     }
 
-    fn cut_what_was_ended(&self) {
-        self.live().passages.borrow().iter().filter(|passage| passage.ended().get().is_some()).for_each(|passage| passage.cut());
-    }
-
     /// One sweep. Ending only wakes tasks, so nothing leaves the list while it is walked.
-    fn look_after(&self) {
+    fn look_after(self: &Rc<Self>) {
         let now = self.live().tick();
         let snapshot = self.snapshot();
         let wall = self.clock().now();
         let leases = self.gate().live.leases().leases();
-        for passage in self.live().passages.borrow().iter() {
-            if passage.ended().get().is_some() {
-                // Told before, and still there.
-                passage.cut();
-                continue;
-            }
+        let mut ended = false;
+        for passage in self.live().passages.borrow().iter().filter(|passage| passage.ended().get().is_none()) {
             let age = now.saturating_duration_since(passage.began());
             if age > self.limits().opened_after {
                 passage.open();
@@ -165,7 +167,7 @@ impl Worker {
             } else if passage.lease().is_some_and(|id| !leases.get(&id).is_some_and(|lease| lease.is_live(wall))) {
                 // The news comes sooner; this stands behind it.
                 passage.end(Ended::Lease);
-            } else if passage.judged.get().is_some_and(|revision| revision != snapshot.revision) {
+            } else if age > JUDGED_AGAIN_AFTER && passage.judged.get().is_some_and(|revision| revision != snapshot.revision) {
                 passage.judged.set(Some(snapshot.revision));
                 let tunnel = passage.head().method == http::Method::CONNECT;
                 let lease = passage.lease();
@@ -174,6 +176,10 @@ impl Worker {
                     Err(_) => passage.end(Ended::Denied),
                 }
             }
+            ended |= passage.ended().get().is_some();
+        }
+        if ended {
+            self.cut_soon();
         }
     }
 }

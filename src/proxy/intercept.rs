@@ -15,7 +15,7 @@ use super::body::Answer;
 use super::connection::{First, first_bytes, serve_http1, serve_http2};
 use super::passage::Guard;
 use super::respond;
-use super::service::taken_over;
+use super::service::{taken_over, until_ended};
 use super::stream::{Stream, Transport};
 use super::tunnel::raw;
 use crate::capture::{Arrival, Destination, Host, Scheme};
@@ -46,9 +46,10 @@ async fn look_inside(guard: Guard, mut stream: Stream, alpn: Alpn, destination: 
     let seat = Rc::clone(guard.conn().seat());
     let outer = guard.conn().arrival().clone();
     let inside = move |scheme, sni| Arrival { tunnel: Some(Destination { scheme, ..destination }), sni, ..outer };
-    match first_bytes(&mut stream, &worker).await {
+    let Ok(first) = until_ended(&guard, first_bytes(&mut stream, &worker)).await else { return };
+    match first {
         Some(First::Tls) => {
-            let Some((stream, sni, http2)) = end_tls(&guard, stream, alpn).await else { return };
+            let Ok(Some((stream, sni, http2))) = until_ended(&guard, end_tls(&guard, stream, alpn)).await else { return };
             guard.complete();
             drop(guard);
             let arrival = inside(Scheme::Https, sni);

@@ -303,3 +303,42 @@ fn a_reload_that_denies_ends_what_it_denies_within_a_second() {
     let ended = exeat.record("the stream", |record| record["kind"] == "access" && record["path"] == "/sse/1000");
     assert!(ended["detail"].as_str().is_some_and(|detail| detail.contains("after a reload")), "{ended} {reloaded}");
 }
+
+#[test]
+fn an_identity_that_is_withdrawn_ends_its_passages() {
+    let up = Upstream::http();
+    let me = nix::unistd::geteuid().as_raw();
+    let workload = |uid: u32| format!("{{ unix_peer: {{ workloads: [{{ uid: {uid}, id: \"{APP}\" }}] }} }}");
+    let exeat = House::new()
+        .socket("local", Capture::Host, "me")
+        .identity("me", &workload(me))
+        .upstream("up", &up)
+        .policy("base.yaml", &allow_all(&["up"]))
+        .start();
+    let mut live = Wire::unix(&exeat.socket_path("local"));
+    live.send(&request("GET", "/sse/1000", &up.authority(), &[], b""));
+    let head = live.open_answer().expect("a head");
+    live.part(&head.fields).expect("an event");
+    fs::write(&exeat.config, exeat.house.written().replace(&workload(me), &workload(me + 1))).expect("written");
+    exeat.reload();
+    live.until_end().expect("ended");
+    let ended = exeat.record("the stream", |record| record["kind"] == "access" && record["path"] == "/sse/1000");
+    // By the news of the reload, or by a sweep that came before it.
+    let detail = ended["detail"].as_str().expect("a detail");
+    assert!(detail.contains("no longer proves its workload") || detail.contains("after a reload"), "{ended}");
+}
+
+#[test]
+fn a_tunnel_that_is_still_being_looked_into_is_ended() {
+    let up = Upstream::https();
+    let exeat =
+        House::new().listener("egress", Capture::Forward).upstream("up", &up).policy("base.yaml", &allow_all(&["up"])).admin().start();
+    let mut silent = exeat.wire("egress").connect(&up.authority());
+    let mut half = exeat.wire("egress").connect(&up.authority());
+    half.send(b"\x16\x03\x01");
+    assert_eq!(exeat.revoke("upstream up")["passages_ended"], json!(2));
+    for wire in [&mut silent, &mut half] {
+        assert!(wire.until_end().expect("closed").is_empty());
+    }
+    assert_eq!(up.wire_bytes(), 0);
+}

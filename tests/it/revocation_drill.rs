@@ -1,7 +1,8 @@
 //! The drill: streams of every kind live under load, everything is revoked, and the upstream's own record tells what came after.
 //!
-//! With every commit about a hundred streams, with bounds that a loaded machine keeps. The figures come from the release build:
-//! `EXEAT_DRILL=1000x50 cargo test --release --test it the_drill -- --nocapture`: so many streams, so many revocations.
+//! With every commit about a hundred streams, with bounds that a loaded machine keeps. The figures come from the release build, so many
+//! streams and so many revocations: `cargo build --release` and then
+//! `EXEAT_IT_BINARY=target/release/exeat EXEAT_DRILL=1000x50 cargo test --test it the_drill -- --nocapture`.
 
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};

@@ -268,11 +268,10 @@ pub(in crate::policy) enum Selected {
 
 fn about_text(text: &Text) -> Option<About> {
     match text {
-        Text::LeaseAttribute(_) => None,
+        Text::LeaseAttribute(_) | Text::Literal(_) | Text::Item | Text::Lower(_) | Text::If(_) => None,
         Text::Attribute(attribute) => Some(About::Text(*attribute)),
         Text::Header(name) => Some(About::Header(name.as_str().to_owned())),
         Text::Query(key) => Some(About::Query(key.to_string())),
-        Text::Literal(_) | Text::Item | Text::Lower(_) | Text::If(_) => None,
     }
 }
 

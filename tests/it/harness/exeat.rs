@@ -305,9 +305,9 @@ pub struct Exeat {
     readers: Vec<std::thread::JoinHandle<()>>,
 }
 
-/// The binary under test with its arguments, in a clean environment.
+/// The binary under test with its arguments, in a clean environment. `EXEAT_IT_BINARY` names another one, such as a release build.
 pub fn command(arguments: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_exeat"));
+    let mut command = Command::new(std::env::var("EXEAT_IT_BINARY").unwrap_or_else(|_| env!("CARGO_BIN_EXE_exeat").to_owned()));
     command.args(arguments).env_clear().env("PATH", "/usr/bin:/bin").env("HOME", "/nonexistent").stdin(Stdio::null());
     command
 }
