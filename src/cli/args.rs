@@ -32,7 +32,7 @@ enum Command {
     Check(CheckArgs),
     /// Ask a running exeat how it is.
     Status(StatusArgs),
-    /// Take access away from a running exeat, now: requests, streams, credentials. It outlives a restart.
+    /// Take access away from a running exeat, at once and durably.
     Revoke(RevokeArgs),
     /// Lift a revocation.
     Restore(RestoreArgs),
