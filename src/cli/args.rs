@@ -34,7 +34,7 @@ enum Command {
     Status(StatusArgs),
     /// Who talked to whom since the start: workloads, upstreams, passages.
     Edges(StatusArgs),
-    /// Take access away from a running exeat, now: requests, streams, credentials. It outlives a restart.
+    /// Take access away from a running exeat, at once and durably.
     Revoke(RevokeArgs),
     /// Lift a revocation.
     Restore(RestoreArgs),

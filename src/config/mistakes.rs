@@ -357,6 +357,8 @@ fn the_process() {
         ("status:", "admin: { address: \"127.0.0.1:15091\", allow_uids: [0] }\nstatus:"),
         ("status:", "admin: { address: \"unix:///a.sock\", token_file: t }\nstatus:"),
         ("status:", "admin: { address: \"unix:///a.sock\", allow_uids: [] }\nstatus:"),
+        ("status:", "revocations: { file: \"\" }\nstatus:"),
+        ("status:", "revocations: { fiel: revoked }\nstatus:"),
         ("status:", "telemetry: { otlp: { endpoint: collector } }\nstatus:"),
         ("status:", "telemetry: { sampler: { ratio: 2 } }\nstatus:"),
         ("status:", "telemetry: { otlp: { endpoint: \"http://c:4317\", headers: { \"a b\": \"${env:X}\" } } }\nstatus:"),
@@ -485,6 +487,22 @@ fn the_process() {
        |                   ^^^^^^^^^^^^^^^^
        |
        = help: list uids, or remove the field for exeat's own
+
+    error: `file` names no file
+      --> exeat.yaml:18:22
+       |
+    18 | revocations: { file: "" }
+       |                      ^^
+       |
+       = help: write `revocations: { file: revoked }`, or take it away
+
+    error[unknown-field]: unknown field `fiel`
+      --> exeat.yaml:18:16
+       |
+    18 | revocations: { fiel: revoked }
+       |                ^^^^
+       |
+       = help: did you mean `file`?
 
     error: the endpoint of `otlp` is not a URL of a collector
       --> exeat.yaml:18:32
@@ -1912,6 +1930,7 @@ fn what_needs_a_restart_is_named() {
         (("status:", "telemetry: { otlp: { endpoint: \"http://c:4317\" } }\nstatus:"), vec!["telemetry"]),
         (("status:", "audit: stdout\nstatus:"), vec!["audit"]),
         (("status:", "drain: { delay: 1s }\nstatus:"), vec!["drain"]),
+        (("status:", "revocations: { file: revoked }\nstatus:"), vec!["revocations"]),
         (("identity: [pod]", "identity: [local]"), vec![]),
         (("owner: team@t.example", "owner: others@t.example"), vec![]),
     ] {

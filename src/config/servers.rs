@@ -100,7 +100,7 @@ impl RevocationsConfig {
     pub(super) fn build(&self, base: &Path, report: &mut Report) -> Option<PathBuf> {
         let file = self.file.as_ref()?;
         if file.is_empty() {
-            report.error_hint(file.at, "`file` names no file", "write `revocations: { file: revoked.txt }`, or take it away");
+            report.error_hint(file.at, "`file` names no file", "write `revocations: { file: revoked }`, or take it away");
             return None;
         }
         let path = base.join(&file.value);
