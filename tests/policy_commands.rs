@@ -147,7 +147,7 @@ fn a_gain_can_fail_a_build() {
     assert_eq!((json["widened"].as_bool(), json["changes"][0]["kind"].as_str()), (Some(true), Some("gain")));
     let observed = CONFIG
         .replace("origins: [\"https://orders.example\"]", "origins: [\"https://orders.example\"], stage: { observe: { until: DATE } }");
-    let today = jiff::Timestamp::now().to_zoned(jiff::tz::TimeZone::UTC).date();
+    let today = exeat::clock::Clock::now(&exeat::clock::SystemClock).to_zoned(jiff::tz::TimeZone::UTC).date();
     let soon = today.checked_add(jiff::Span::new().days(10)).expect("a date").to_string();
     desk.write("observed.yaml", &observed.replace("DATE", &soon));
     let (code, text, _) = desk.exeat("policy diff exeat.yaml observed.yaml --fail-on-gain");
