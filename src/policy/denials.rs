@@ -46,6 +46,7 @@ fn requirement() {
     decision   deny (requirement), by billing/signed at billing.yaml:11:11 (owner team-billing@example.com)
     * allow billing/read at billing.yaml:7:11 (PAY-812), path /v1/signed
     * require billing/signed at billing.yaml:11:11 (PAY-812), path /v1/signed
+          not met: condition: `request.headers['x'] == '1'` has no value: an attribute that it reads is absent
       deny billing/keys at billing.yaml:10:11 (PAY-812), path /v1/signed
           path: it is for /v1/keys
       allow billing/gone at billing.yaml:9:11 (PAY-812), path /v1/signed

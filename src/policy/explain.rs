@@ -45,8 +45,10 @@ pub enum Miss {
     Expired(Timestamp),
     /// Outside of its windows.
     Window(String),
-    /// Its condition, and why it has no value if it has none.
+    /// The part of its condition that is not true, and why it has no value if it has none.
     Condition(String, Option<Failed>),
+    /// A require whose condition is true.
+    Met(String),
 }
 
 impl Miss {
@@ -62,7 +64,7 @@ impl Miss {
             Self::NotYet(_) => "not_before",
             Self::Expired(_) => "expires",
             Self::Window(_) => "windows",
-            Self::Condition(..) => "when",
+            Self::Condition(..) | Self::Met(_) => "when",
         }
     }
 }
@@ -78,6 +80,7 @@ impl fmt::Display for Miss {
             Self::NotYet(from) => write!(f, "it begins at {from}"),
             Self::Expired(end) => write!(f, "it expired at {end}"),
             Self::Window(windows) => write!(f, "window: it holds {windows}"),
+            Self::Met(text) => write!(f, "met: `{text}` is true"),
             Self::Condition(text, None) => write!(f, "condition: `{text}` is false"),
             Self::Condition(text, Some(why)) => write!(f, "condition: `{text}` has no value: {why}"),
         }
@@ -99,6 +102,8 @@ pub struct Candidate {
     pub reading: String,
     /// Its condition as written.
     pub condition: Option<String>,
+    /// What an unmet require wants.
+    pub unmet: Option<Miss>,
     /// What kept it from matching; empty when it matches. A require "matches" when it is not met.
     pub misses: Vec<Miss>,
 }
@@ -139,9 +144,12 @@ impl PolicySet {
             real.add(scan(&order, &all, &env, |rule| !rule.shadow));
             would.add(scan(&order, &all, &env, |_| true));
             floor = floor.min(scan(&order, &all, &env, |rule| rule.floor && !rule.shadow).deny);
-            judged.extend(all.into_iter().map(|(rule, misses)| (rule, path.to_owned(), misses)));
+            judged.extend(all.into_iter().map(|(number, misses)| {
+                let unmet = self.rules.get(number).filter(|rule| rule.effect == Effect::Require && misses.is_empty());
+                (number, path.to_owned(), misses, unmet.and_then(|rule| self.untrue(rule, &env)))
+            }));
         }
-        let candidate = |(rule, reading, misses): &(usize, String, Vec<Miss>)| {
+        let candidate = |(rule, reading, misses, unmet): &(usize, String, Vec<Miss>, Option<Miss>)| {
             let rule = self.rules.get(*rule)?;
             Some(Candidate {
                 rule: rule.name.clone(),
@@ -150,12 +158,13 @@ impl PolicySet {
                 reason: Arc::clone(&rule.reason),
                 reading: reading.clone(),
                 condition: rule.condition.and_then(|number| self.conditions.get(number as usize)).map(|found| found.text.trim().to_owned()),
+                unmet: unmet.clone(),
                 misses: misses.clone(),
             })
         };
-        judged.sort_by_key(|(_, _, misses)| misses.len());
+        judged.sort_by_key(|(_, _, misses, _)| misses.len());
         let ours = |misses: &[Miss]| !misses.iter().any(|miss| matches!(miss, Miss::Identity(_) | Miss::Upstream(_)));
-        let candidates = judged.iter().filter(|(_, _, misses)| ours(misses)).filter_map(candidate).take(MOST).collect();
+        let candidates = judged.iter().filter(|(_, _, misses, _)| ours(misses)).filter_map(candidate).take(MOST).collect();
         let (real, would) = (real.outcome(), would.outcome());
         let observed = observed(request, now);
         // Steps 7 and 8 as they stand now; nothing is charged.
@@ -220,9 +229,22 @@ impl PolicySet {
         if !self.applies(rule, env)
             && let Some(condition) = rule.condition.and_then(|number| self.conditions.get(number as usize))
         {
-            misses.push(Miss::Condition(condition.text.trim().to_owned(), condition.holds(env).err()));
+            let held = condition.holds(&env.seeing(env.going.seen_by(rule)));
+            let whole = || Miss::Condition(condition.text.trim().to_owned(), held.err());
+            misses.push(match held {
+                Ok(true) => Miss::Met(condition.text.trim().to_owned()),
+                // only where nothing else is in the way is it worth while to look closer
+                Ok(false) | Err(_) if misses.is_empty() => self.untrue(rule, env).unwrap_or_else(whole),
+                Ok(false) | Err(_) => whole(),
+            });
         }
         misses
+    }
+
+    /// The first part of a rule's condition that is not true.
+    fn untrue(&self, rule: &Rule, env: &Env<'_>) -> Option<Miss> {
+        let condition = rule.condition.and_then(|number| self.conditions.get(number as usize))?;
+        condition.untrue(&env.seeing(env.going.seen_by(rule))).into_iter().next().map(|(part, why)| Miss::Condition(part, why))
     }
 
     /// Every way in which any rule matches, in the order of precedence.
@@ -297,6 +319,9 @@ impl Candidate {
         let (effect, rule, place, reading) = (self.effect.name(), &self.rule.id, &self.rule.place, &self.reading);
         let reason = if self.reason.is_empty() { String::new() } else { format!(" ({})", self.reason) };
         writeln!(f, "{mark} {prefix}{effect} {rule}{shadow} at {place}{reason}, path {reading}")?;
+        if let Some(unmet) = &self.unmet {
+            writeln!(f, "      not met: {unmet}")?;
+        }
         self.misses.iter().try_for_each(|miss| writeln!(f, "      {miss}"))
     }
 }

@@ -68,6 +68,19 @@ error[unknown-word]: unknown word `policy/v2`
 }
 
 #[test]
+fn a_test_under_a_policys_name() {
+    insta::assert_snapshot!(told(&[("a.yaml", "exeat: policytest/v1\nat: 2026-11-23\ntable: []\n", Bounds::All)]), @r#"
+error: this is a policy test
+ --> a.yaml:1:8
+  |
+1 | exeat: policytest/v1
+  |        ^^^^^^^^^^^^^
+  |
+  = help: name the file so that it ends in `.test.yaml`
+"#);
+}
+
+#[test]
 fn missing_name() {
     insta::assert_snapshot!(told(&[("a.yaml", "exeat: policy/v1\nrules: []\n", Bounds::All)]), @r#"
 error[missing-field]: field `name` is missing

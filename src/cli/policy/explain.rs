@@ -214,7 +214,10 @@ fn failed(answer: &Answer) -> Option<String> {
     let explained = &answer.explanation;
     let refused = explained.outcome.as_ref().err()?;
     match &refused.rule {
-        Some(rule) => explained.candidates.iter().find(|candidate| candidate.rule.id == rule.id)?.condition.clone(),
+        Some(rule) => {
+            let decided = explained.candidates.iter().find(|candidate| candidate.rule.id == rule.id && candidate.misses.is_empty())?;
+            decided.unmet.as_ref().map(ToString::to_string).or_else(|| decided.condition.clone())
+        }
         None => explained.near_miss.as_ref()?.misses.first().map(ToString::to_string),
     }
 }
@@ -228,6 +231,8 @@ fn candidate(candidate: &Candidate) -> Value {
         "effect": candidate.effect.name(),
         "shadow": candidate.shadow,
         "path": candidate.reading,
+        "when": candidate.condition,
+        "unmet": candidate.unmet.as_ref().map(ToString::to_string),
         "matches": candidate.misses.is_empty(),
         "misses": misses,
     })
@@ -285,13 +290,13 @@ mod tests {
     at         2026-11-23T12:00:00Z, REVISION
     decision   deny (no_rule)
       allow billing/create-charge at policies/billing/billing.yaml:9:9 (PAY-812), path /v1/charges
-          condition: `request.body_size < 65536 && 'idempotency-key' in request.headers` is false
+          condition: `'idempotency-key' in request.headers` is false
       allow billing/read-charges at policies/billing/billing.yaml:16:9 (PAY-812), path /v1/charges
           method: it is for GET
       deny floor/no-key-management at policies/floor/floor.yaml:7:9 (SEC-1), path /v1/charges
           path: it is for /v1/api_keys/**, /v1/webhook_endpoints/**
       nearest: allow billing/create-charge at policies/billing/billing.yaml:9:9 (PAY-812), path /v1/charges
-          condition: `request.body_size < 65536 && 'idempotency-key' in request.headers` is false
+          condition: `'idempotency-key' in request.headers` is false
     cost       5 nodes, 2 rules, 1 conditions
 "#);
     }

@@ -18,7 +18,7 @@ use crate::policy::index::{Index, MOST_POSTINGS, ways};
 use crate::policy::permit::GrantTerms;
 use crate::policy::rule::{MethodTable, Rule};
 use crate::policy::set::PolicySet;
-use crate::written::{Diagnostic, Report, Source, parse};
+use crate::written::{Diagnostic, Place, Report, Source, parse};
 
 /// One policy file and what its directory may speak of.
 #[derive(Debug, Clone)]
@@ -62,7 +62,7 @@ pub fn compile(
     for file in files {
         match parse::<Document>(&file.source) {
             Ok(document) => loaded.push(Loaded { source: &file.source, bounds: &file.bounds, document }),
-            Err(errors) => broken.extend(errors),
+            Err(errors) => broken.extend(misnamed(&file.source).map_or(errors, |wrong| vec![wrong])),
         }
     }
     let mut reports: Vec<Report> = loaded.iter().map(|file| Report::new(file.source.clone())).collect();
@@ -82,6 +82,13 @@ pub fn compile(
     }
     let revision = revision(&loaded);
     Ok((PolicySet { revision, ..set }, warnings))
+}
+
+/// A policy test under a policy's name is told as that, not by every field that it has.
+fn misnamed(source: &Source) -> Option<Diagnostic> {
+    let line = source.text.lines().position(|line| line.trim_end() == "exeat: policytest/v1")?;
+    let at = Place { line: u32::try_from(line + 1).ok()?, column: 8 };
+    Some(Diagnostic::error(source, at, "this is a policy test").with_hint("name the file so that it ends in `.test.yaml`"))
 }
 
 fn read_rules<'a>(world: &World<'_>, loaded: &'a [Loaded<'a>], reports: &mut [Report]) -> (Names<'a>, Conditions, Vec<Draft>, MethodTable) {

@@ -9,6 +9,7 @@
 #[cfg(test)]
 mod against_cel;
 mod check;
+mod conjuncts;
 mod duration;
 mod evaluate;
 mod facts;

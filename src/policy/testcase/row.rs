@@ -64,7 +64,13 @@ impl Row {
             why.extend(self.misses(set, wanted));
         }
         if let Some(decided) = got.rule.as_ref().and_then(|id| set.rules.iter().find(|rule| rule.name.id == *id)) {
-            let when = set.when(decided).map_or_else(String::new, |when| format!(": `{when}`"));
+            let unmet =
+                answer.candidates.iter().find(|candidate| candidate.rule.id == decided.name.id).and_then(|found| found.unmet.as_ref());
+            let when = match (unmet, set.when(decided)) {
+                (Some(unmet), _) => format!(": {unmet}"),
+                (None, Some(when)) => format!(": `{when}`"),
+                (None, None) => String::new(),
+            };
             why.push(format!("{} {} at {} decides{when}", decided.effect.name(), decided.name.id, decided.name.place));
         }
         if let Some(near) = answer.near_miss.filter(|_| why.is_empty()) {

@@ -316,6 +316,22 @@ invariants:
 }
 
 #[test]
+fn a_policy_under_a_tests_name_is_told_loudly() {
+    let (set, catalogue) = (set(RULES), catalogue());
+    let ground = Ground { set: &set, catalogue: &catalogue, profiles: &[] };
+    let mistakes = Suite::read(&Source::new("a.test.yaml", "exeat: policy/v1\nname: a\nrules: []\n"), &ground).unwrap_err();
+    insta::assert_snapshot!(mistakes[0].render(), @r#"
+    error: this is a policy file, and its name says that it is a test: its rules are not loaded
+     --> a.test.yaml:1:8
+      |
+    1 | exeat: policy/v1
+      |        ^^^^^^^^^
+      |
+      = help: name the file so that it does not end in `.test.yaml`
+    "#);
+}
+
+#[test]
 fn a_deny_takes_exactly_its_part() {
     let rules = "  - { id: wide, effect: allow, from: [\"spiffe://prod.example/**\"], methods: [\"*\"], paths: [\"/**\"], grant: none }
   - { id: agents, effect: deny, from: [\"spiffe://prod.example/ns/agents/**\"], to: [\"*\"] }

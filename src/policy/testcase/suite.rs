@@ -36,6 +36,12 @@ impl Suite {
     /// # Errors
     /// Every mistake of the file.
     pub fn read(source: &Source, ground: &Ground<'_>) -> Result<Self, Vec<Diagnostic>> {
+        if let Some(line) = source.text.lines().position(|line| line.trim_end() == "exeat: policy/v1") {
+            let at = Place { line: u32::try_from(line + 1).unwrap_or(1), column: 8 };
+            let wrong =
+                Diagnostic::error(source, at, "this is a policy file, and its name says that it is a test: its rules are not loaded");
+            return Err(vec![wrong.with_hint("name the file so that it does not end in `.test.yaml`")]);
+        }
         let (document, found) = parse_all::<TestDocument>(source);
         let Some(document) = document else { return Err(found) };
         let mut report = Report::new(source.clone());
