@@ -114,7 +114,7 @@ pub(super) fn ledger(config: &Config, state: &State, spans: &Spans, metrics: &Me
     let seal = state.fingerprint_key().map_err(|error| Failed::config(error.to_string()))?;
     let options = Options { outstanding: config.limits.audit_queue, seal: Some(seal), instance: instance().into() };
     let mut observer = Observer::new(metrics.clone(), spans.with(|spans| spans.map(crate::telemetry::Spans::recorder)));
-    let ledger = Ledger::start(sink, move |access| observer.observe(access), Arc::clone(clock), options).map_err(failed)?;
+    let ledger = Ledger::start(sink, move |passage| observer.observe(passage), Arc::clone(clock), options).map_err(failed)?;
     spans.with(|spans| metrics.watch(&ledger, spans));
     Ok(ledger)
 }

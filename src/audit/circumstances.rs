@@ -4,9 +4,12 @@
 //! They are compared by address and number, and what has an address is held as long as the entry lives, so that nothing else can take
 //! it. Credentials are held by the name of their grant: nothing secret outlives its use here.
 
+use std::collections::hash_map::Entry::{Occupied, Vacant};
+use std::hash::{Hash as _, Hasher as _};
+use std::ops::Deref;
 use std::sync::Arc;
 
-use rustc_hash::FxHashMap;
+use rustc_hash::{FxHashMap, FxHasher};
 use smallvec::SmallVec;
 
 use super::access::Access;
@@ -19,10 +22,38 @@ const MOST: usize = 256;
 
 type Words = SmallVec<[u64; 32]>;
 
-/// A value for each of the circumstances met lately.
-pub struct PerCircumstances<T>(FxHashMap<Words, Entry<T>>);
+/// A finished passage, and what of it is compared.
+#[derive(Debug)]
+pub struct Circumstances<'a> {
+    access: &'a Access,
+    words: Words,
+    hash: u64,
+}
+
+impl<'a> Circumstances<'a> {
+    /// Of one passage.
+    #[must_use]
+    pub fn of(access: &'a Access) -> Self {
+        let words = words(access);
+        let mut hasher = FxHasher::default();
+        words.hash(&mut hasher);
+        Self { access, hash: hasher.finish(), words }
+    }
+}
+
+impl Deref for Circumstances<'_> {
+    type Target = Access;
+
+    fn deref(&self) -> &Access {
+        self.access
+    }
+}
+
+/// A value for each of the circumstances met lately. The hash only finds them; the words tell them apart.
+pub struct PerCircumstances<T>(FxHashMap<u64, Entry<T>>);
 
 struct Entry<T> {
+    words: Words,
     value: T,
     _alive: Alive,
 }
@@ -45,12 +76,21 @@ impl<T> PerCircumstances<T> {
     /// The value of this passage's circumstances, made when they are met for the first time. Not among them, so nothing that `make` may
     /// look at: ids, times, the caller's address, version, method and path, `detail`, `would_be`, status, bytes, attempts, trailers,
     /// `reflected`, `grpc` and `tunnel`.
-    pub fn of(&mut self, access: &Access, make: impl FnOnce() -> T) -> &mut T {
-        let words = words(access);
-        if self.0.len() >= MOST && !self.0.contains_key(&words) {
+    pub fn of(&mut self, passage: &Circumstances<'_>, make: impl FnOnce() -> T) -> &mut T {
+        let entry = |value| Entry { words: passage.words.clone(), value, _alive: Alive::of(passage) };
+        if self.0.len() >= MOST && !self.0.contains_key(&passage.hash) {
             self.0.clear();
         }
-        &mut self.0.entry(words).or_insert_with(|| Entry { value: make(), _alive: Alive::of(access) }).value
+        match self.0.entry(passage.hash) {
+            Occupied(found) => {
+                let found = found.into_mut();
+                if found.words != passage.words {
+                    *found = entry(make());
+                }
+                &mut found.value
+            }
+            Vacant(free) => &mut free.insert(entry(make())).value,
+        }
     }
 }
 
@@ -156,11 +196,11 @@ mod tests {
         let mut kept = PerCircumstances::default();
         let (mut made, first) = (0, allowed(1));
         for access in [&first, &next(&first), &refused(2, Code::Denied), &observed(3), &next(&first)] {
-            kept.of(access, || made += 1);
+            kept.of(&Circumstances::of(access), || made += 1);
         }
         assert_eq!(made, 3);
         for id in 0..2 * MOST {
-            kept.of(&allowed(id as u128), || ());
+            kept.of(&Circumstances::of(&allowed(id as u128)), || ());
             assert!(kept.0.len() <= MOST);
         }
     }

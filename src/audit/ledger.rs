@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use super::access::Access;
+use super::circumstances::Circumstances;
 use super::event::Event;
 use super::record::{Edge, Missing, Opened};
 use super::sink::{AuditSink, SinkError};
@@ -133,7 +134,7 @@ impl Ledger {
     /// The sink cannot be read or written, or ends with a line that does not hold: exit code 78.
     pub fn start(
         sink: Box<dyn AuditSink>,
-        observer: impl FnMut(&Access) + Send + 'static,
+        observer: impl FnMut(&Circumstances<'_>) + Send + 'static,
         clock: Arc<dyn Clock>,
         options: Options,
     ) -> Result<Self, SinkError> {

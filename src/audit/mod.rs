@@ -21,7 +21,7 @@ mod verify;
 mod writer;
 
 pub use access::{Access, Attempt, Outcome, TraceIds};
-pub use circumstances::PerCircumstances;
+pub use circumstances::{Circumstances, PerCircumstances};
 pub use event::{Event, GrantChange};
 pub use ledger::{Ledger, Options, Slot, Standing};
 pub use read::Reader;

@@ -48,7 +48,7 @@ fn every_passage_gives_one_line_with_its_fields() {
     let seen = Arc::new(AtomicUsize::new(0));
     let observer = Arc::clone(&seen);
     let sink = FileSink::open(&file, FileOptions::default()).unwrap();
-    let observer = move |_: &Access| {
+    let observer = move |_: &Circumstances<'_>| {
         observer.fetch_add(1, Ordering::Relaxed);
     };
     let ledger = Ledger::start(Box::new(sink), observer, Arc::new(SystemClock), Options::default()).unwrap();

@@ -14,7 +14,7 @@ use rustc_hash::FxHashSet;
 
 use super::access::Access;
 use super::chain::Head;
-use super::circumstances::PerCircumstances;
+use super::circumstances::{Circumstances, PerCircumstances};
 use super::event::Event;
 use super::ledger::Counters;
 use super::record::{Edge, Missing, Opened, Scribe};
@@ -109,7 +109,7 @@ enum Look {
     Stop(Option<SyncSender<bool>>),
 }
 
-impl<O: FnMut(&Access)> Writer<O> {
+impl<O: FnMut(&Circumstances<'_>)> Writer<O> {
     /// Continues the sink's chain: a seal, then the orphans of the former process, all durable before this returns.
     pub(super) fn begin(mut parts: Parts, observer: O) -> Result<Self, SinkError> {
         let tail = parts.sink.tail()?;
@@ -208,25 +208,26 @@ impl<O: FnMut(&Access)> Writer<O> {
     }
 
     /// The line of a finished passage; of what it has in common with others, text and hash are at hand.
-    fn close(&mut self, access: &Access) {
+    fn close(&mut self, passage: &Circumstances<'_>) {
         let Self { buffer, head, scribe, beginnings, .. } = self;
-        let beginning = beginnings.of(access, || Beginning::new(scribe, access));
+        let beginning = beginnings.of(passage, || Beginning::new(scribe, passage));
         buffer.extend_from_slice(&beginning.text);
         let from = buffer.len();
         head.go_on(buffer);
-        scribe.access(buffer, access);
+        scribe.access(buffer, passage);
         head.end_behind(beginning.hashed.clone(), buffer, from);
     }
 
     fn take(&mut self, item: Item) {
         match item {
             Item::Close(access) => {
-                self.close(&access);
+                let passage = Circumstances::of(&access);
+                self.close(&passage);
                 if !self.open.is_empty() {
                     self.open.remove(&access.id);
                 }
                 self.held.slots += 1;
-                (self.observer)(&access);
+                (self.observer)(&passage);
             }
             Item::Abandoned(id) => {
                 let (now, id) = (self.parts.clock.now(), id.map(|id| *id));

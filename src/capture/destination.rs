@@ -168,25 +168,30 @@ pub(super) fn is_authority(text: &str) -> bool {
 }
 
 fn split_authority(text: &str) -> Result<(&str, Option<u16>), HostError> {
-    if text.contains('@') {
+    let bytes = text.as_bytes();
+    if bytes.contains(&b'@') {
         return Err(HostError::UserInfo);
     }
-    let (host, port) = match text.rfind(':') {
-        Some(colon) if !text.ends_with(']') => {
+    let (host, port) = match bytes.iter().rposition(|byte| *byte == b':') {
+        Some(colon) if bytes.last() != Some(&b']') => {
             let (host, port) = text.split_at_checked(colon).ok_or(HostError::Malformed)?;
             (host, port.strip_prefix(':'))
         }
         Some(_) | None => (text, None),
     };
-    if host.contains(':') && !host.starts_with('[') {
+    if !host.starts_with('[') && host.as_bytes().contains(&b':') {
         return Err(HostError::Malformed);
     }
-    let port = match port {
+    let port = match port.map(str::as_bytes) {
         None => None,
-        Some(digits) if digits.bytes().all(|byte| byte.is_ascii_digit()) => match digits.parse::<u16>() {
-            Ok(port) if port > 0 => Some(port),
-            Ok(_) | Err(_) => return Err(HostError::Port),
-        },
+        Some(digits) if !digits.is_empty() && digits.iter().all(u8::is_ascii_digit) => {
+            let number = digits.iter().fold(0_u32, |sum, digit| sum.saturating_mul(10).saturating_add(u32::from(digit - b'0')));
+            let port = u16::try_from(number).map_err(|_| HostError::Port)?;
+            if port == 0 {
+                return Err(HostError::Port);
+            }
+            Some(port)
+        }
         Some(_) => return Err(HostError::Port),
     };
     Ok((host, port))

@@ -64,9 +64,11 @@ impl Catalogue {
     /// The upstream and scheme of a host and port whose scheme the request does not tell (origin-form requests): TLS first.
     #[must_use]
     pub fn find_any_scheme(&self, host: &Host, port: Option<u16>) -> Option<(&Arc<Upstream>, Destination)> {
+        let (exact, under) = (self.exact.get(host), self.under(host));
         [Scheme::Https, Scheme::Http].into_iter().find_map(|scheme| {
             let port = port.unwrap_or_else(|| scheme.default_port());
-            let found = self.at(host, |place| place == (scheme, port))?;
+            let wanted = |place: Place| place == (scheme, port);
+            let found = self.hit(exact, wanted).or_else(|| self.hit(under, wanted))?;
             Some((found, Destination { scheme, host: host.clone(), port }))
         })
     }
@@ -78,14 +80,20 @@ impl Catalogue {
     }
 
     fn at(&self, host: &Host, wanted: impl Fn(Place) -> bool) -> Option<&Arc<Upstream>> {
-        let hit = |slots: &Vec<(Place, usize)>| slots.iter().find(|(place, _)| wanted(*place)).and_then(|(_, at)| self.upstreams.get(*at));
-        self.exact.get(host).and_then(hit).or_else(|| {
-            let (label, suffix) = host.as_str().split_once('.')?;
-            if label.is_empty() || host.ip().is_some() {
-                return None;
-            }
-            self.under.get(suffix).and_then(hit)
-        })
+        self.hit(self.exact.get(host), &wanted).or_else(|| self.hit(self.under(host), wanted))
+    }
+
+    fn hit(&self, slots: Option<&Vec<(Place, usize)>>, wanted: impl Fn(Place) -> bool) -> Option<&Arc<Upstream>> {
+        slots?.iter().find(|(place, _)| wanted(*place)).and_then(|(_, at)| self.upstreams.get(*at))
+    }
+
+    /// What is listed under `*.` and the host without its first label.
+    fn under(&self, host: &Host) -> Option<&Vec<(Place, usize)>> {
+        if self.under.is_empty() {
+            return None;
+        }
+        let (label, suffix) = host.as_str().split_once('.')?;
+        if label.is_empty() || host.ip().is_some() { None } else { self.under.get(suffix) }
     }
 
     /// By its name.

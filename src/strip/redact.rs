@@ -12,11 +12,11 @@ const SHORTEST: usize = 16;
 /// The path with such segments replaced; borrowed where there is none.
 #[must_use]
 pub fn redact_path(path: &str) -> Cow<'_, str> {
-    let secret = |segment: &str| segment.len() >= SHORTEST && looks_secret_in_path(&percent_decoded(segment.as_bytes()));
-    if path.len() < SHORTEST || !path.split('/').any(secret) {
+    let secret = |segment: &[u8]| segment.len() >= SHORTEST && looks_secret_in_path(&percent_decoded(segment));
+    if path.len() < SHORTEST || !path.as_bytes().split(|byte| *byte == b'/').any(secret) {
         return Cow::Borrowed(path);
     }
-    Cow::Owned(path.split('/').map(|segment| if secret(segment) { REDACTED } else { segment }).collect::<Vec<_>>().join("/"))
+    Cow::Owned(path.split('/').map(|segment| if secret(segment.as_bytes()) { REDACTED } else { segment }).collect::<Vec<_>>().join("/"))
 }
 
 #[cfg(test)]

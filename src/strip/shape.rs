@@ -28,13 +28,13 @@ const PREFIXES: &[Prefix] = &[
     Prefix(b"key-", 36),
 ];
 
-/// The first three bytes of each prefix: all that is compared of nearly every one.
+/// The first three bytes of each prefix as a number: all that is compared of nearly every one.
 #[expect(clippy::indexing_slicing, reason = "evaluated when compiled: an index out of bounds would not compile")]
-const FIRSTS: [[u8; 3]; PREFIXES.len()] = {
-    let mut firsts = [[0; 3]; PREFIXES.len()];
+const FIRSTS: [u32; PREFIXES.len()] = {
+    let mut firsts = [0; PREFIXES.len()];
     let mut at = 0;
     while at < PREFIXES.len() {
-        firsts[at] = [PREFIXES[at].0[0], PREFIXES[at].0[1], PREFIXES[at].0[2]];
+        firsts[at] = u32::from_le_bytes([PREFIXES[at].0[0], PREFIXES[at].0[1], PREFIXES[at].0[2], 0]);
         at += 1;
     }
     firsts
@@ -153,7 +153,8 @@ fn at_word(rest: &[u8]) -> Option<(Kind, &[u8])> {
     if is_aws_key(run) {
         return Some((Kind::Aws, run));
     }
-    let first: [u8; 3] = run.first_chunk().copied()?;
+    let [first, second, third] = *run.first_chunk()?;
+    let first = u32::from_le_bytes([first, second, third, 0]);
     let known = PREFIXES.iter().zip(&FIRSTS).find(|(prefix, key)| **key == first && run.len() >= prefix.1 && run.starts_with(prefix.0))?.0;
     // Words of a language have no digits; keys nearly always do.
     let body = run.get(known.0.len()..)?;

@@ -11,7 +11,7 @@ use smallvec::SmallVec;
 
 use super::metrics::{Edge, Metrics, Words};
 use super::spans::{Recorder, method};
-use crate::audit::{Access, Outcome, PerCircumstances};
+use crate::audit::{Access, Circumstances, Outcome, PerCircumstances};
 use crate::strip::Finding;
 
 /// One per writer thread.
@@ -44,14 +44,14 @@ impl Observer {
     }
 
     /// One finished passage.
-    pub fn observe(&mut self, access: &Access) {
+    pub fn observe(&mut self, access: &Circumstances<'_>) {
         if let Some(recorder) = &mut self.recorder {
             recorder.record(access);
         }
         self.count(access);
     }
 
-    fn count(&mut self, access: &Access) {
+    fn count(&mut self, access: &Circumstances<'_>) {
         let Self { metrics, kept, .. } = self;
         let handles = kept.of(access, || Handles::of(metrics, access));
         let method = method(&access.method).0;

@@ -26,9 +26,18 @@ const fn varint_len(value: u64) -> usize {
 
 /// A field of bytes.
 pub(super) fn bytes(out: &mut Vec<u8>, field: u8, value: &[u8]) {
-    out.push((field << 3) | LEN);
-    varint(out, value.len() as u64);
+    if let Some(length) = short(value.len()) {
+        out.extend_from_slice(&[(field << 3) | LEN, length]);
+    } else {
+        out.push((field << 3) | LEN);
+        varint(out, value.len() as u64);
+    }
     out.extend_from_slice(value);
+}
+
+/// A length whose varint is one byte, as nearly all are.
+fn short(length: usize) -> Option<u8> {
+    u8::try_from(length).ok().filter(|length| *length < 0x80)
 }
 
 fn number(out: &mut Vec<u8>, field: u8, value: u64) {
@@ -99,7 +108,14 @@ impl<'a> Span<'a> {
 
     /// The frame of a `KeyValue` in field 9 with a value of `value` bytes.
     fn key(&mut self, key: &'static str, value: usize) {
-        let (key, value) = (key.as_bytes(), value as u64);
+        let key = key.as_bytes();
+        if let (Some(inner), Some(length), Some(value)) = (short(key.len() + value + 4), short(key.len()), short(value)) {
+            self.0.extend_from_slice(&[(9 << 3) | LEN, inner, (1 << 3) | LEN, length]);
+            self.0.extend_from_slice(key);
+            self.0.extend_from_slice(&[(2 << 3) | LEN, value]);
+            return;
+        }
+        let value = value as u64;
         let inner = 1 + varint_len(key.len() as u64) as u64 + key.len() as u64 + 1 + varint_len(value) as u64 + value;
         self.0.push((9 << 3) | LEN);
         varint(self.0, inner);

@@ -15,7 +15,7 @@ use tokio::sync::Notify;
 use super::context::Ids;
 use super::names as n;
 use super::otlp::{HEADROOM, Head, Kind, Span};
-use crate::audit::{Access, Attempt, Outcome, PerCircumstances};
+use crate::audit::{Access, Attempt, Circumstances, Outcome, PerCircumstances};
 use crate::capture::{Destination, Mode, Peer};
 
 /// Encoded spans behind [`HEADROOM`] free bytes, and how many.
@@ -170,7 +170,7 @@ pub struct Recorder {
 
 impl Recorder {
     /// Writes the spans of one finished passage, if it is sampled and the queue has a place.
-    pub fn record(&mut self, access: &Access) {
+    pub fn record(&mut self, access: &Circumstances<'_>) {
         if !access.trace.sampled {
             return;
         }
@@ -212,7 +212,7 @@ impl Recorder {
         }
     }
 
-    fn server(&mut self, access: &Access, start: u64, batch: &mut Vec<u8>) {
+    fn server(&mut self, access: &Circumstances<'_>, start: u64, batch: &mut Vec<u8>) {
         let (method, original) = method(&access.method);
         let mut span = Span::begin(
             &mut self.scratch,
@@ -257,7 +257,7 @@ impl Recorder {
         span.end(batch);
     }
 
-    fn client(&mut self, access: &Access, attempt: &Attempt, nth: usize, start: u64, batch: &mut Vec<u8>) {
+    fn client(&mut self, access: &Circumstances<'_>, attempt: &Attempt, nth: usize, start: u64, batch: &mut Vec<u8>) {
         let (method, original) = method(&access.method);
         let mut span = Span::begin(
             &mut self.scratch,

@@ -16,7 +16,7 @@ use prost::Message;
 
 use super::*;
 use crate::audit::samples::{CANARY, allowed, observed, refused};
-use crate::audit::{GrantChange, Ledger, Options, StdoutSink};
+use crate::audit::{Circumstances, GrantChange, Ledger, Options, StdoutSink};
 use crate::clock::SystemClock;
 use crate::refusal::Code;
 
@@ -81,11 +81,11 @@ fn a_collector_gets_the_tree_of_a_passage() {
     let mut recorder = exporter.spans().recorder();
     let mut passage = allowed(0xabc);
     passage.cached = false;
-    recorder.record(&passage);
-    recorder.record(&refused(2, Code::Denied));
+    recorder.record(&Circumstances::of(&passage));
+    recorder.record(&Circumstances::of(&refused(2, Code::Denied)));
     let mut unsampled = allowed(3);
     unsampled.trace.sampled = false;
-    recorder.record(&unsampled);
+    recorder.record(&Circumstances::of(&unsampled));
     let spans = exporter.spans().clone();
     assert!(exporter.stop(LONG));
     assert_eq!((spans.counts().exported, spans.counts().dropped, spans.counts().queued), (5, 0, 0));
@@ -155,7 +155,7 @@ fn failures_are_errors_and_retries_are_numbered() {
     let mut second = passage.attempts[0].clone();
     (second.status, second.error, second.reused) = (None, Some("reset"), true);
     passage.attempts.push(second);
-    exporter.spans().recorder().record(&passage);
+    exporter.spans().recorder().record(&Circumstances::of(&passage));
     assert!(exporter.stop(LONG));
     let spans = collected.spans();
     let [server, first, _connect, second] = &spans[..] else { panic!("{} spans", spans.len()) };
@@ -176,7 +176,7 @@ fn a_collector_that_is_down_costs_counters_and_a_full_queue_drops() {
     let exporter = Exporter::start(&settings, collected.post()).unwrap().unwrap();
     let mut recorder = exporter.spans().recorder();
     for id in 0..4 {
-        recorder.record(&allowed(id));
+        recorder.record(&Circumstances::of(&allowed(id)));
     }
     let spans = exporter.spans().clone();
     assert_eq!((spans.counts().queued, spans.counts().dropped), (6, 4));
@@ -223,7 +223,7 @@ fn grpc_carries_the_same_message_and_believes_the_trailers() {
         let mut settings = settings("http://unused:4318");
         settings.export_to(&format!("http://{}", listener.local_addr().unwrap()), Some(Protocol::Grpc)).unwrap();
         let exporter = Exporter::start(&settings, Collected::default().post()).unwrap().unwrap();
-        exporter.spans().recorder().record(&allowed(9));
+        exporter.spans().recorder().record(&Circumstances::of(&allowed(9)));
         let server = std::thread::spawn(move || runtime.block_on(serve_grpc(listener, status)));
         let spans = exporter.spans().clone();
         assert!(exporter.stop(LONG));
@@ -255,11 +255,11 @@ fn metrics_tell_what_passed() {
     let metrics = Metrics::new();
     let mut observer = Observer::new(metrics.clone(), None);
     for access in [allowed(1), allowed(2), refused(3, Code::Denied), observed(4)] {
-        observer.observe(&access);
+        observer.observe(&Circumstances::of(&access));
     }
     let mut unknown = refused(5, Code::Unlisted);
     (unknown.upstream, unknown.workload) = (None, None);
-    observer.observe(&unknown);
+    observer.observe(&Circumstances::of(&unknown));
     metrics.connection_opened();
     metrics.edge(&"egress".into(), 3);
     metrics.grant(&"ledger-jwt".into(), GrantChange::Refreshed);
@@ -314,7 +314,7 @@ fn the_graph_is_bounded() {
         let mut access = allowed(nth);
         let id = crate::identity::SpiffeId::parse(&format!("spiffe://prod.example/w/{nth}")).unwrap();
         access.workload = Some(Arc::new(crate::identity::Workload { id, attestation: crate::identity::Attestation::Fixed }));
-        observer.observe(&access);
+        observer.observe(&Circumstances::of(&access));
     }
     let edges = metrics.edges();
     assert_eq!(edges.len(), 1_001);
