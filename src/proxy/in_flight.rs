@@ -105,9 +105,10 @@ impl Worker {
     /// connection, so that no news is missed.
     pub(super) async fn follow(self: Rc<Self>, mut follower: Follower) {
         while let Some(news) = follower.changed().await {
-            let ended = self.end_what_is_taken_away();
-            // A request that was handed to an engine's queue just before is written, or dropped, by the time this task's turn comes again.
+            // A request that was checked and handed to an engine's queue just before the news is written by the time this task's turn comes
+            // again; whatever is checked from the news on sees it.
             tokio::task::yield_now().await;
+            let ended = self.end_what_is_taken_away();
             follower.done(news);
             if ended {
                 self.cut_soon();
