@@ -387,11 +387,23 @@ impl Lease {
         }
     }
 
-    /// One use of the twin: what would be if the rule were in force. `false` when none would be left.
+    /// One use of the twin: what would be if the rule were in force. `false` when none would be left. One twin stands for the lease and for
+    /// the rule's own bound.
     #[must_use]
     pub fn would_take(&self, max: Option<MaxUses<'_>>) -> bool {
-        let most = [max.map(|max| max.most), self.uses].into_iter().flatten().min();
-        most.is_none_or(|most| self.total.would.fetch_add(1, Ordering::Relaxed) < most)
+        let Some(most) = self.would_most(max) else { return true };
+        let next = |used: u32| (used < most).then(|| used + 1);
+        self.total.would.fetch_update(Ordering::Relaxed, Ordering::Relaxed, next).is_ok()
+    }
+
+    /// What [`Lease::would_take`] would say; takes nothing.
+    #[must_use]
+    pub fn would_look(&self, max: Option<MaxUses<'_>>) -> bool {
+        self.would_most(max).is_none_or(|most| self.total.would.load(Ordering::Relaxed) < most)
+    }
+
+    fn would_most(&self, max: Option<MaxUses<'_>>) -> Option<u32> {
+        [max.map(|max| max.most), self.uses].into_iter().flatten().min()
     }
 
     /// Whether a reserve of it should be raised soon.

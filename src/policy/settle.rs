@@ -97,11 +97,11 @@ impl<'a> Settling<'a> {
     pub(super) fn would_be(&self) -> Result<(), Denied> {
         let lease = self.lease()?;
         self.limits(Register::WouldBe)?;
-        match lease {
-            Some(lease) if self.charge == Charge::Take && !lease.would_take(self.rule.max_uses()) => {
-                Err(self.without(Missing::Spent, Some(lease)))
-            }
-            Some(_) | None => Ok(()),
+        let max = self.rule.max_uses();
+        match (lease, self.charge) {
+            (Some(lease), Charge::Take) if !lease.would_take(max) => Err(self.without(Missing::Spent, Some(lease))),
+            (Some(lease), Charge::Look) if !lease.would_look(max) => Err(self.without(Missing::Spent, Some(lease))),
+            (Some(_) | None, _) => Ok(()),
         }
     }
 
