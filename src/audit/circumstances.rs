@@ -160,7 +160,7 @@ mod tests {
         (next.workload, next.upstream, next.credential, next.rule) =
             (of.workload.clone(), of.upstream.clone(), of.credential.clone(), of.rule.clone());
         (next.findings, next.destination) = (of.findings.clone(), of.destination.clone());
-        (next.took, next.response_bytes, next.status) = (Default::default(), 7, None);
+        (next.took, next.response_bytes, next.status) = (std::time::Duration::ZERO, 7, None);
         next
     }
 

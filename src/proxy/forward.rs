@@ -177,9 +177,6 @@ impl Default for Via {
     }
 }
 
-/// Fields that an attempt's head may have beside the caller's.
-const ADDED: usize = 6;
-
 /// What one attempt's head is made of.
 pub(super) struct Forward<'a> {
     /// As judged.
@@ -199,14 +196,14 @@ pub(super) struct Forward<'a> {
 impl Forward<'_> {
     /// The head of one attempt, in the form that fits both versions: an absolute target for HTTP/2, and Host.
     pub(super) fn request(&self, body: Body) -> Request<Body> {
-        // Copied without what would be removed or replaced; the edits are applied all the same, since they also judge what is added here.
-        let mut headers = HeaderMap::with_capacity(self.head.headers.keys_len() + ADDED);
-        let mut cookies = 0;
-        for (name, value) in &self.head.headers {
-            if *name != PROXY_AUTHORIZATION && !self.trace.touches(name) && !self.edits.touches(name) {
-                cookies += usize::from(*name == COOKIE);
-                headers.append(name.clone(), value.clone());
-            }
+        let (mut proxy_authorization, mut cookies) = (false, false);
+        for name in self.head.headers.keys() {
+            proxy_authorization |= *name == PROXY_AUTHORIZATION;
+            cookies |= *name == COOKIE;
+        }
+        let mut headers = self.head.headers.clone();
+        if proxy_authorization {
+            headers.remove(PROXY_AUTHORIZATION);
         }
         self.trace.apply(&mut headers);
         if let Some(via) = self.via {
@@ -219,7 +216,7 @@ impl Forward<'_> {
             headers.insert(CONNECTION, HeaderValue::from_static("Upgrade"));
             headers.insert(UPGRADE, HeaderValue::from_static("websocket"));
         }
-        if cookies > 1 {
+        if cookies {
             join_cookies(&mut headers);
         }
         set_host(&mut headers, self.destination);
