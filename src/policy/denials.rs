@@ -1,6 +1,7 @@
 //! Every code with which policy refuses, with the texts that operators meet: the line of the record and the explanation.
 
-use super::testing::{Ask, ask, set};
+use super::testing::{Ask, ask, lease, now, set};
+use crate::live::{Block, Live};
 use crate::refusal::Code;
 
 const RULES: &str = "  - { id: read, effect: allow, methods: [GET], paths: [\"/v1/*\"], grant: stripe-readonly }
@@ -152,11 +153,47 @@ fn ambiguous_path() {
 "#);
 }
 
+/// What is revoked, leased and counted: the line of the record alone, since the explanation is that of the rule that allows.
+#[test]
+fn steps_seven_and_eight() {
+    const TERMS: &str =
+        "  - { id: leased, effect: allow, methods: [PUT], paths: [/v1/leased], grant: none, lease: { kind: release, max_ttl: 20m } }
+  - { id: once, effect: allow, methods: [PUT], paths: [/v1/once], grant: none, lease: { kind: once, max_ttl: 20m } }
+  - { id: few, effect: allow, methods: [PUT], paths: [/v1/few], grant: none, limits: { quota: 1/day } }
+";
+    let (set, live) = (set(TERMS), Live::default());
+    let told = |asked: &Ask| {
+        let denied = asked.decide_with(&set, &live).outcome.unwrap_err();
+        format!("{}: {}", denied.code.name(), denied.refusal().detail)
+    };
+    insta::assert_snapshot!(told(&ask("stripe", "PUT /v1/leased")), @r"
+    lease_missing: rule billing/leased at billing.yaml:7:11 (owner team-billing@example.com): it wants a lease of kind `release` for this caller: `exeat lease open --workload spiffe://prod.example/ns/billing/sa/billing-app --kind release --ttl 20m` opens one
+    ");
+    let once = lease(&live, "once", Some(1));
+    let pay = |asked: Ask| asked.decide_with(&set, &live).outcome.map(drop).unwrap();
+    pay(ask("stripe", "PUT /v1/once"));
+    insta::assert_snapshot!(told(&ask("stripe", "PUT /v1/once")).replace(&*once, "ID"), @r"
+    lease_spent: rule billing/once at billing.yaml:8:11 (owner team-billing@example.com): lease ID has no uses left: `exeat lease open --workload spiffe://prod.example/ns/billing/sa/billing-app --kind once --ttl 20m` opens one
+    ");
+    let named = ask("stripe", "PUT /v1/once").header("exeat-lease", &once).at("2026-11-23T13:00:00Z");
+    insta::assert_snapshot!(told(&named).replace(&*once, "ID"), @r"
+    lease_ended: rule billing/once at billing.yaml:8:11 (owner team-billing@example.com): lease ID is over: `exeat lease open --workload spiffe://prod.example/ns/billing/sa/billing-app --kind once --ttl 20m` opens one
+    ");
+    pay(ask("stripe", "PUT /v1/few"));
+    insta::assert_snapshot!(told(&ask("stripe", "PUT /v1/few")), @r"
+    limited: rule billing/few at billing.yaml:9:11 (owner team-billing@example.com): its quota is reached (1/day per workload); another request can succeed in 43200s
+    ");
+    live.change(|blocks| blocks.add(Block::new("upstream stripe".parse().unwrap(), "INC-9", "uid 0", now())));
+    insta::assert_snapshot!(told(&ask("stripe", "PUT /v1/few")), @r"
+    revoked: upstream stripe was revoked at 2026-11-23T12:00:00Z by uid 0 (INC-9); `exeat restore upstream stripe` lifts it
+    ");
+}
+
 /// Whoever teaches policy another code shows its texts here.
 #[test]
 fn every_code_of_policy_is_shown_here() {
     let shown = include_str!("denials.rs");
-    let source = [include_str!("set.rs"), include_str!("registers.rs")].concat();
+    let source = [include_str!("set.rs"), include_str!("registers.rs"), include_str!("settle.rs")].concat();
     for code in Code::ALL {
         if source.contains(&format!("Code::{code:?}")) {
             assert!(shown.contains(&format!("    {}: ", code.name())), "no test shows the texts of `{}`", code.name());

@@ -1229,7 +1229,7 @@ error: there is no attribute `lease.kind`
 12 |     when: lease.kind == 'x'
    |           ^^^^^^^^^^
    |
-   = help: the attributes are source.spiffe_id, source.trust_domain, source.namespace, source.service_account, source.uid, source.ip, request.host, request.port, request.upstream, request.scheme, request.method, request.path, request.headers, request.query, request.content_type, request.body_size, lease.active, lease.task_kind, lease.attrs, lease.uses_left, now
+   = help: the attributes are source.spiffe_id, source.trust_domain, source.namespace, source.service_account, source.pod, source.uid, source.ip, request.host, request.port, request.upstream, request.scheme, request.method, request.path, request.headers, request.query, request.content_type, request.body_size, lease.active, lease.task_kind, lease.attrs, lease.uses_left, now
 "#);
 }
 
