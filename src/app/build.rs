@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use rustc_hash::FxHashMap;
 
-use crate::catalogue::{Catalogue, Placement, Profile, Protocol, Roots, Stage, StripOptions, TlsProfile, Upstream, UpstreamIndex};
+use crate::catalogue::{Catalogue, Protocol, Roots, Stage, StripOptions, TlsProfile, Upstream, UpstreamIndex};
 use crate::clock::Clock;
 use crate::config::{Config, Loaded};
 use crate::config::{CredentialKind, CredentialSpec, LocalJwt, SigningAlgorithm, Unlisted};
@@ -13,11 +13,11 @@ use crate::credentials::providers::{self, KeyRing, KeyRings, VendorSecret};
 use crate::credentials::{CredentialProvider, Definition, Definitions};
 use crate::identity::IdentitySource;
 use crate::jose::{Algorithm, SigningKey};
-use crate::policy::{self, PolicySet};
+use crate::policy::{self, Ground, PolicySet};
 use crate::secret::{FingerprintKey, Secret};
 use crate::snapshot::Snapshot;
 use crate::strip;
-use crate::written::Diagnostic;
+use crate::written::{Diagnostic, Severity};
 
 /// What a snapshot is built with, besides the configuration.
 pub(super) struct Builder {
@@ -44,19 +44,21 @@ impl Builder {
         self.with_policies(loaded, 0, Err(why.into()))
     }
 
-    /// The rules alone.
+    /// The rules alone, after the tests that stand beside them.
     ///
     /// # Errors
-    /// Every mistake of the policies.
+    /// Every mistake of the policies, and every required test that fails.
     pub(super) fn policies(&self, loaded: &Loaded) -> Result<PolicySet, Vec<Diagnostic>> {
         let profiles = loaded.profiles.iter().map(|profile| (Arc::clone(&profile.name), Arc::clone(profile))).collect();
-        let compiled = policy::compile(&loaded.policies, &loaded.catalogue, &profiles, &loaded.config.trust_domain, self.clock.now());
-        compiled.map(|(set, warnings)| {
-            for warning in warnings {
-                tracing::warn!("{warning}");
-            }
-            set
-        })
+        let (set, mut told) =
+            policy::compile(&loaded.policies, &loaded.catalogue, &profiles, &loaded.config.trust_domain, self.clock.now())?;
+        let ground = Ground { set: &set, catalogue: &loaded.catalogue, profiles: &loaded.profiles };
+        told.extend(policy::run_beside(&loaded.policy_tests, &ground, &loaded.config.trust_domain));
+        let (failed, warnings): (Vec<_>, Vec<_>) = told.into_iter().partition(|told| told.severity == Severity::Error);
+        for warning in warnings {
+            tracing::warn!("{warning}");
+        }
+        if failed.is_empty() { Ok(set) } else { Err(failed) }
     }
 
     /// A snapshot with rules that are compiled already, or with the reason why there are none.
@@ -74,7 +76,11 @@ impl Builder {
             Err(why) => (PolicySet::default(), Some(why)),
         };
         let unlisted = unlisted(&loaded.config, &loaded.catalogue);
-        let rules = |upstream| strip_rules(upstream, &loaded.profiles).map_err(|wrong| vec![*wrong]);
+        let rules = |upstream: &Arc<Upstream>| {
+            let wrong =
+                |error: strip::BadRule| vec![Diagnostic::file_error(format!("upstream `{}`", upstream.name), format!("strip: {error}"))];
+            strip::Rules::of(upstream, &loaded.profiles).map_err(wrong)
+        };
         let strip = loaded.catalogue.all().iter().chain(&unlisted).map(rules).collect::<Result<Vec<_>, Vec<_>>>()?;
         let identities = identities(&loaded.config);
         let definitions = self.definitions(&loaded.config.credentials)?;
@@ -153,23 +159,6 @@ enum Prepared {
     Given(KeyRing),
     /// What shapes it, and where the vendor's key is.
     Secret(String, providers::SecretSource),
-}
-
-/// What the file says, and every slot in which this upstream takes a credential: whatever the application puts there is one, although
-/// neither the slot's name nor the value's shape may say so, and although the rule of this request grants another or none.
-fn strip_rules(upstream: &Arc<Upstream>, profiles: &[Arc<Profile>]) -> Result<strip::Rules, Box<Diagnostic>> {
-    let wrong =
-        |error: strip::BadRule| Box::new(Diagnostic::file_error(format!("upstream `{}`", upstream.name), format!("strip: {error}")));
-    let bound = profiles.iter().filter(|profile| upstream.credentials.contains(&profile.name));
-    let slots = bound.filter_map(|profile| match &profile.placement {
-        Placement::Header(name) => Some(name.as_str().to_owned()),
-        Placement::Query(name) => Some(format!("query:{name}")),
-        Placement::Bearer | Placement::Basic { .. } => None,
-    });
-    let mut options = upstream.strip.clone();
-    let slots: Vec<String> = slots.filter(|slot| !options.keep.contains(slot)).collect();
-    options.also.extend(slots);
-    strip::Rules::new(&options).map_err(wrong)
 }
 
 fn read_key(path: &Path) -> Result<Secret, String> {

@@ -320,7 +320,8 @@ impl House {
             tracing::error!("{mistake}");
         }
         if let Some((files, taken)) = policies::last_good(&self.state) {
-            let fallback = Loaded { policies: files, ..loaded };
+            // they passed their tests when they were taken; the files' tests are about other rules
+            let fallback = Loaded { policies: files, policy_tests: Vec::new(), ..loaded };
             if let Ok(rules) = self.builder.policies(&fallback) {
                 let snapshot =
                     self.builder.with_policies(fallback, self.next(), Ok(rules)).map_err(|mistakes| Failed::diagnostics(&mistakes))?;

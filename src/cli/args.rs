@@ -32,6 +32,9 @@ enum Command {
     Jwks(ConfigArg),
     /// Print the interception CA's certificate (PEM), for the trust stores of clients.
     Ca(CaArgs),
+    /// Ask policy: test it, explain a decision, see who can do what and what a change changes.
+    #[command(subcommand)]
+    Policy(super::policy::PolicyCommand),
     /// Audit log.
     #[command(subcommand)]
     Audit(AuditCommand),
@@ -132,6 +135,9 @@ pub(super) enum Schema {
     Config,
     /// Policy files.
     Policy,
+    /// Policy tests.
+    #[value(name = "policytest")]
+    PolicyTest,
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
@@ -150,6 +156,8 @@ pub(super) enum CheckFormat {
     Json,
     /// GitHub annotations.
     Github,
+    /// SARIF 2.1.0, for code hosts and editors.
+    Sarif,
 }
 
 /// Parses the command line, runs the subcommand, says how it ended.
@@ -175,6 +183,7 @@ pub fn main() -> ExitCode {
         Command::Status(status) => super::status::status(&status),
         Command::Jwks(config) => super::jwks::jwks(&config),
         Command::Ca(ca) => super::ca::ca(&ca),
+        Command::Policy(command) => super::policy::run(&command),
         Command::Audit(AuditCommand::Verify(verify)) => super::audit::verify(&verify),
         Command::Schema { of } => super::schema::schema(of),
         Command::Completions { shell } => super::completions::completions(shell),

@@ -12,7 +12,7 @@ use crate::capture::Mode;
 use crate::catalogue::{HostPattern, Origin, Stage, Upstream};
 use crate::clock::{Clock, SystemClock};
 use crate::config::{self, ListenerSpec, Loaded};
-use crate::policy::{self, PolicySet};
+use crate::policy::{self, Ground, PolicySet};
 use crate::written::{Diagnostic, Severity};
 
 pub(super) fn check(args: &CheckArgs) -> ExitCode {
@@ -22,6 +22,7 @@ pub(super) fn check(args: &CheckArgs) -> ExitCode {
         CheckFormat::Text => finding.text(coloured),
         CheckFormat::Json => finding.json(),
         CheckFormat::Github => finding.github(),
+        CheckFormat::Sarif => super::sarif::log(&finding.diagnostics),
     };
     let mut out = std::io::stdout().lock();
     // a closed pipe on the way out changes nothing about the configuration
@@ -48,6 +49,8 @@ fn look(path: &Path, clock: &dyn Clock) -> Finding {
     match policy::compile(&loaded.policies, &loaded.catalogue, &profiles, &loaded.config.trust_domain, clock.now()) {
         Ok((set, warnings)) => {
             diagnostics.extend(warnings);
+            let ground = Ground { set: &set, catalogue: &loaded.catalogue, profiles: &loaded.profiles };
+            diagnostics.extend(policy::run_beside(&loaded.policy_tests, &ground, &loaded.config.trust_domain));
             Finding { diagnostics, whole: readable.then_some((loaded, set)) }
         }
         Err(errors) => {

@@ -12,7 +12,7 @@ use super::credential::{CredentialConfig, CredentialSpec};
 use super::limits::{Drain, DrainConfig, Limits, LimitsConfig};
 use super::load::{Files, Loaded};
 use super::outputs::{Audit, AuditConfig, Telemetry, TelemetryConfig};
-use super::policies::PolicyDirectoryConfig;
+use super::policies::{Found, PolicyDirectoryConfig};
 use super::schema::PROVIDES;
 use super::servers::{Admin, AdminConfig, Status, StatusConfig};
 use super::{listeners, names};
@@ -209,9 +209,9 @@ impl File {
                 "add `policies: [{ directory: PATH, bounds: all }]`",
             );
         }
-        let (mut policies, mut policy_errors) = (Vec::new(), Vec::new());
+        let mut found = Found::default();
         for directory in directories {
-            directory.read(files, report, &mut policies, &mut policy_errors, source);
+            directory.read(files, report, &mut found, source);
         }
         let config = Config {
             state: state?,
@@ -228,7 +228,7 @@ impl File {
             drain,
         };
         let profiles = config.credentials.iter().map(|credential| Arc::clone(&credential.profile)).collect();
-        Some(Loaded::new(config, catalogue, profiles, policies, policy_errors))
+        Some(Loaded::new(config, catalogue, profiles, found))
     }
 
     fn check_version(&self, report: &mut Report) {

@@ -9,9 +9,10 @@ use std::sync::Arc;
 use aws_lc_rs::digest;
 
 use super::file::{self, Config};
+use super::policies::Found;
 use crate::catalogue::{Catalogue, Profile};
 use crate::clock::Clock;
-use crate::policy::PolicyFile;
+use crate::policy::{PolicyFile, TestFile};
 use crate::written::{Diagnostic, MAX_BYTES, Source};
 
 /// Everything that a configuration says, in meaning form.
@@ -25,6 +26,8 @@ pub struct Loaded {
     pub profiles: Vec<Arc<Profile>>,
     /// The policy files in the order in which they count, not yet parsed.
     pub policies: Vec<PolicyFile>,
+    /// The policy tests that stand beside them, not yet parsed.
+    pub policy_tests: Vec<TestFile>,
     /// Policy directories and files that could not be read: exeat listens and refuses `not_ready`.
     pub policy_errors: Vec<Diagnostic>,
     /// What somebody should look at.
@@ -37,19 +40,14 @@ pub struct Loaded {
 
 impl Loaded {
     /// What the file says; digest, watched files and warnings are added by those who know them.
-    pub(super) fn new(
-        config: Config,
-        catalogue: Catalogue,
-        profiles: Vec<Arc<Profile>>,
-        policies: Vec<PolicyFile>,
-        policy_errors: Vec<Diagnostic>,
-    ) -> Self {
+    pub(super) fn new(config: Config, catalogue: Catalogue, profiles: Vec<Arc<Profile>>, found: Found) -> Self {
         Self {
             config,
             catalogue,
             profiles,
-            policies,
-            policy_errors,
+            policies: found.policies,
+            policy_tests: found.tests,
+            policy_errors: found.errors,
             warnings: Vec::new(),
             digest: Digest([0; 32]),
             watched: Watched::default(),

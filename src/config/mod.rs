@@ -23,6 +23,7 @@ pub use file::{Config, ListenerSpec, StatePlace, Unlisted};
 pub use limits::{Drain, Limits};
 pub use load::{Digest, Loaded, Reading, Watched, digest_of, load, read};
 pub use outputs::{Audit, Otlp, OtlpProtocol, Sampler, Telemetry, otel_environment};
+pub use policies::{policies_in, tests_at};
 pub use restart::restart_needed;
 pub use schema::{PROVIDES, schema};
 pub use secret_source::{SecretSource, SecretSourceError};

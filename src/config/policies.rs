@@ -7,18 +7,45 @@ use serde::Deserialize;
 use serde::de::{Deserializer, MapAccess, Visitor, value::MapAccessDeserializer};
 
 use super::load::Files;
-use crate::policy::{Bounds, IdentityPattern, PolicyFile};
+use crate::policy::{Bounds, IdentityPattern, PolicyFile, TestFile};
 use crate::written::{Diagnostic, Report, Source, Spanned};
 
 /// One directory of policy files as written.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct PolicyDirectoryConfig {
-    /// Its `*.yaml` files are read in the order of their names; no recursion, dotfiles are ignored.
+    /// Its `*.yaml` files are read in the order of their names; no recursion, dotfiles are ignored. `*.test.yaml` files are policy tests.
     directory: Spanned<String>,
     /// What the rules in it may speak of: `all`, or identities and upstreams.
     bounds: BoundsConfig,
+    /// What a failing policy test in it does. `require`: no rules are taken, at a reload the former ones stay. Default: `warn`.
+    #[serde(default)]
+    tests: TestsConfig,
 }
+
+/// What a failing policy test does.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+#[schemars(rename = "Tests")]
+enum TestsConfig {
+    /// It is told.
+    #[default]
+    Warn,
+    /// No rules are taken.
+    Require,
+}
+
+/// What a policy directory holds.
+#[derive(Default)]
+pub(super) struct Found {
+    pub(super) policies: Vec<PolicyFile>,
+    pub(super) tests: Vec<TestFile>,
+    /// What could not be read.
+    pub(super) errors: Vec<Diagnostic>,
+}
+
+/// Ends the name of a test file.
+const TEST: &str = ".test.yaml";
 
 #[derive(Debug)]
 enum BoundsConfig {
@@ -89,6 +116,7 @@ pub(super) struct PolicyDirectory {
     pub(super) path: PathBuf,
     written: Spanned<String>,
     bounds: Bounds,
+    tests: TestsConfig,
 }
 
 impl PolicyDirectoryConfig {
@@ -108,7 +136,7 @@ impl PolicyDirectoryConfig {
             }
             BoundsConfig::Within(within) => within.build(trust_domain, upstreams, report)?,
         };
-        Some(PolicyDirectory { path: base.join(&self.directory.value), written: self.directory, bounds })
+        Some(PolicyDirectory { path: base.join(&self.directory.value), written: self.directory, bounds, tests: self.tests })
     }
 }
 
@@ -160,19 +188,12 @@ fn identity_pattern(text: &str, trust_domain: Option<&str>) -> Result<IdentityPa
 
 impl PolicyDirectory {
     /// Reads the files of the directory. What goes wrong here leaves the configuration usable: exeat listens and refuses `not_ready`.
-    pub(super) fn read(
-        &self,
-        files: &mut Files,
-        report: &mut Report,
-        found: &mut Vec<PolicyFile>,
-        errors: &mut Vec<Diagnostic>,
-        config: &Source,
-    ) {
+    pub(super) fn read(&self, files: &mut Files, report: &mut Report, found: &mut Found, config: &Source) {
         let names = match files.list(&self.path) {
             Ok(names) => names,
             Err(error) => {
                 let message = format!("the policy directory cannot be read: {error}");
-                errors.push(Diagnostic::error(config, self.written.at, message).with_hint("paths are relative to this file"));
+                found.errors.push(Diagnostic::error(config, self.written.at, message).with_hint("paths are relative to this file"));
                 return;
             }
         };
@@ -180,16 +201,74 @@ impl PolicyDirectory {
             let message = format!("`{ignored}` in `{}` is not read: policy files end in `.yaml`", self.written.value);
             report.warning("ignored-file", self.written.at, message, "rename it, or take it away");
         }
-        if names.yaml.is_empty() {
+        let (tests, policies): (Vec<PathBuf>, Vec<PathBuf>) = names.yaml.into_iter().partition(|path| is_test(path));
+        if policies.is_empty() {
             let message = format!("the policy directory `{}` holds no policy file", self.written.value);
             report.warning("no-policy", self.written.at, message, "without a rule every request is refused: add a *.yaml file");
         }
-        for path in names.yaml {
-            let shown = super::load::shown(&path);
-            match files.text(&path) {
-                Ok(text) => found.push(PolicyFile { source: Source::new(shown, text), bounds: self.bounds.clone() }),
-                Err(error) => errors.push(Diagnostic::file_error(shown, format!("the policy file cannot be read: {error}"))),
+        for path in policies {
+            if let Some(source) = source(files, &path, "policy file", found) {
+                found.policies.push(PolicyFile { source, bounds: self.bounds.clone() });
+            }
+        }
+        for path in tests {
+            if let Some(source) = source(files, &path, "policy test", found) {
+                found.tests.push(TestFile { source, required: self.tests == TestsConfig::Require });
             }
         }
     }
+}
+
+/// Whether a file is a policy test, by its name.
+fn is_test(path: &Path) -> bool {
+    path.file_name().and_then(|name| name.to_str()).is_some_and(|name| name.ends_with(TEST))
+}
+
+fn source(files: &mut Files, path: &Path, what: &str, found: &mut Found) -> Option<Source> {
+    let shown = super::load::shown(path);
+    match files.text(path) {
+        Ok(text) => Some(Source::new(shown, text)),
+        Err(error) => {
+            found.errors.push(Diagnostic::file_error(shown, format!("the {what} cannot be read: {error}")));
+            None
+        }
+    }
+}
+
+/// The policy files of a directory that no configuration names, for commands that compare: without bounds.
+///
+/// # Errors
+/// The directory or a file in it that cannot be read.
+pub fn policies_in(directory: &Path) -> Result<Vec<PolicyFile>, Vec<Diagnostic>> {
+    let shown = super::load::shown(directory);
+    let (mut files, mut found) = (Files::default(), Found::default());
+    let whole = |error: String| vec![Diagnostic::file_error(shown.clone(), format!("the policy directory cannot be read: {error}"))];
+    for path in files.list(directory).map_err(whole)?.yaml.into_iter().filter(|path| !is_test(path)) {
+        if let Some(source) = source(&mut files, &path, "policy file", &mut found) {
+            found.policies.push(PolicyFile { source, bounds: Bounds::All });
+        }
+    }
+    if found.errors.is_empty() { Ok(found.policies) } else { Err(found.errors) }
+}
+
+/// Policy tests by file or directory: a directory's are those that end in `.test.yaml`.
+///
+/// # Errors
+/// What cannot be read.
+pub fn tests_at(paths: &[PathBuf]) -> Result<Vec<TestFile>, Vec<Diagnostic>> {
+    let (mut files, mut found) = (Files::default(), Found::default());
+    for path in paths {
+        let all = if path.is_dir() {
+            let whole = |error: String| vec![Diagnostic::file_error(super::load::shown(path), error)];
+            files.list(path).map_err(whole)?.yaml.into_iter().filter(|path| is_test(path)).collect()
+        } else {
+            vec![path.clone()]
+        };
+        for path in all {
+            if let Some(source) = source(&mut files, &path, "policy test", &mut found) {
+                found.tests.push(TestFile { source, required: true });
+            }
+        }
+    }
+    if found.errors.is_empty() { Ok(found.tests) } else { Err(found.errors) }
 }

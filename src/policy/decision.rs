@@ -31,6 +31,9 @@ impl Denied {
     pub fn refusal(&self) -> Refusal {
         match &self.rule {
             Some(rule) => Refusal::new(self.code, format!("rule {} at {} (owner {})", rule.id, rule.place, rule.owner)),
+            None if self.code == Code::AmbiguousPath => {
+                Refusal::new(self.code, "the readings of the path are judged differently; `exeat policy explain` shows each")
+            }
             None => Refusal::new(self.code, "no rule matches; `exeat policy explain` shows the nearest"),
         }
     }

@@ -260,7 +260,7 @@ fn a_rule_about_every_upstream_does_not_reach_what_is_not_listed() {
 "#);
     for (line, expected) in [("GET /", "no_rule -"), ("DELETE /", "denied no-delete")] {
         let mut asked = ask("stripe", line);
-        std::sync::Arc::make_mut(&mut asked.upstream).index = crate::catalogue::UpstreamIndex(5);
+        std::sync::Arc::make_mut(&mut asked.upstream).index = crate::catalogue::UpstreamIndex(6);
         assert_eq!(asked.line(&set), expected);
         assert_eq!(asked.explain(&set).outcome.is_err(), expected != "allow");
     }

@@ -8,8 +8,18 @@ use super::testing::{Ask, ask, compiled, set, with_head};
 use super::{Bounds, Denied, PolicySet, RuleRef};
 use crate::catalogue::Stage;
 
-/// How many sets are generated; each meets twenty requests.
-const SETS: u32 = 200;
+/// How many sets are generated; each meets twenty requests. `EXEAT_DIFFERENTIAL_SETS=50000` makes a million pairs of them:
+/// `EXEAT_DIFFERENTIAL_SETS=50000 cargo test --release --lib policy::differential::the_index`.
+fn sets() -> u32 {
+    scaled("EXEAT_DIFFERENTIAL_SETS", 200)
+}
+
+/// A number of cases that the environment may raise.
+pub(super) fn scaled(variable: &str, usual: u32) -> u32 {
+    #[expect(clippy::disallowed_methods, reason = "a test that is scaled from outside")]
+    let text = std::env::var(variable).ok();
+    text.and_then(|text| text.parse().ok()).unwrap_or(usual)
+}
 
 fn pick(words: &'static [&'static str]) -> impl Strategy<Value = &'static str> {
     proptest::sample::select(words)
@@ -127,7 +137,7 @@ fn agree(set: &PolicySet, asked: &Ask) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: SETS, max_shrink_iters: 2000, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: sets(), max_shrink_iters: 2000, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn the_index_decides_as_a_plain_scan_does(rules in proptest::collection::vec(rule(), 1..12), requests in proptest::collection::vec(request(), 20)) {
@@ -145,6 +155,43 @@ proptest! {
         let (one, other) = (set(&lines.concat()), set(&turned));
         for asked in &requests {
             prop_assert_eq!(asked.line(&one), asked.line(&other));
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: sets().div_ceil(5), max_shrink_iters: 2000, failure_persistence: None, ..ProptestConfig::default() })]
+
+    /// Two teams, two directories: the order of files, of rules and of directories changes no decision.
+    #[test]
+    fn the_order_of_files_and_rules_changes_no_decision(
+        (rules, turns) in proptest::collection::vec(rule(), 2..12).prop_flat_map(|rules| {
+            let places: Vec<usize> = (0..rules.len()).collect();
+            (Just(rules), proptest::collection::vec(Just(places).prop_shuffle(), 3))
+        }),
+        requests in proptest::collection::vec(request(), 10),
+    ) {
+        let lines: Vec<String> = rules.iter().enumerate().map(|(at, rule)| format!("  - {{ id: r{at}, {rule} }}\n")).collect();
+        // which team a rule belongs to is part of it; where it stands is not
+        let team = |of: usize, order: &[usize]| -> String { order.iter().filter(|at| **at % 3 == of).map(|at| lines[*at].as_str()).collect() };
+        let file = |of: usize, order: &[usize]| {
+            let (name, rules) = (["billing", "shop", "ops"][of], team(of, order));
+            let text = with_head(&rules).replacen("name: billing", &format!("name: {name}"), 1);
+            if rules.is_empty() { text.replacen("rules:", "rules: []", 1) } else { text }
+        };
+        let names = ["teams/a.yaml", "teams/b.yaml", "floor/a.yaml"];
+        let usual: Vec<usize> = (0..lines.len()).collect();
+        let set_of = |order: &[usize], files: &[usize]| {
+            let texts: Vec<String> = files.iter().map(|of| file(*of, order)).collect();
+            let files: Vec<(&str, &str, Bounds)> = files.iter().zip(&texts).map(|(of, text)| (names[*of], text.as_str(), Bounds::All)).collect();
+            compiled(&files).unwrap_or_else(|errors| panic!("{errors:?}")).0
+        };
+        let first = set_of(&usual, &[0, 1, 2]);
+        for (turn, files) in turns.iter().zip([[2, 1, 0], [1, 2, 0], [0, 2, 1]]) {
+            let other = set_of(turn, &files);
+            for asked in &requests {
+                prop_assert_eq!(asked.line(&first), asked.line(&other));
+            }
         }
     }
 }

@@ -45,6 +45,24 @@ pub enum Miss {
     Condition(String, Option<Failed>),
 }
 
+impl Miss {
+    /// The field of the rule that does not fit.
+    #[must_use]
+    pub const fn field(&self) -> &'static str {
+        match self {
+            Self::Identity(_) => "from",
+            Self::Upstream(_) => "to",
+            Self::Tunnel => "tunnel",
+            Self::Method(_) => "methods",
+            Self::Path(_) => "paths",
+            Self::NotYet(_) => "not_before",
+            Self::Expired(_) => "expires",
+            Self::Window(_) => "windows",
+            Self::Condition(..) => "when",
+        }
+    }
+}
+
 impl fmt::Display for Miss {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -75,6 +93,8 @@ pub struct Candidate {
     pub reason: Arc<str>,
     /// The reading of the path that was judged.
     pub reading: String,
+    /// Its condition as written.
+    pub condition: Option<String>,
     /// What kept it from matching; empty when it matches. A require "matches" when it is not met.
     pub misses: Vec<Miss>,
 }
@@ -120,6 +140,7 @@ impl PolicySet {
                 shadow: rule.shadow,
                 reason: Arc::clone(&rule.reason),
                 reading: reading.clone(),
+                condition: rule.condition.and_then(|number| self.conditions.get(number as usize)).map(|found| found.text.trim().to_owned()),
                 misses: misses.clone(),
             })
         };
@@ -144,7 +165,7 @@ impl PolicySet {
     }
 
     /// What keeps a rule from matching.
-    fn misses(&self, rule: &Rule, env: &Env<'_>) -> Vec<Miss> {
+    pub(super) fn misses(&self, rule: &Rule, env: &Env<'_>) -> Vec<Miss> {
         let list = |texts: Vec<String>| texts.join(", ");
         let mut misses = Vec::new();
         let request = env.request;

@@ -1616,3 +1616,167 @@ warning[unanchored]: the regular expression `v[0-9]+` matches anywhere inside th
    = help: tie it to both ends, as in `^..$`
 "#);
 }
+
+#[test]
+fn long_shadow() {
+    insta::assert_snapshot!(rule("mode: shadow, not_before: 2026-10-01, methods: [GET], paths: [/a], grant: none"), @r#"
+    loaded
+    warning[long-shadow]: rule `billing/r` has been a rehearsal since 2026-10-01T00:00:00Z, more than 30 days
+     --> billing.yaml:7:11
+      |
+    7 |   - { id: r, effect: allow, mode: shadow, not_before: 2026-10-01, methods: [GET], paths: [/a], grant: none }
+      |           ^
+      |
+      = help: look at what it would have decided, then take `mode: shadow` away, or the rule
+"#);
+}
+
+#[test]
+fn bare_address() {
+    insta::assert_snapshot!(rule("to: [bare], methods: [GET], paths: [/a], grant: jwt-ledger"), @r#"
+    loaded
+    warning[bare-address]: rule `billing/r` sends a credential to a bare address, upstream `bare`
+     --> billing.yaml:7:11
+      |
+    7 |   - { id: r, effect: allow, to: [bare], methods: [GET], paths: [/a], grant: jwt-ledger }
+      |           ^
+      |
+      = help: give the upstream a name that its certificate proves: an address changes hands
+"#);
+}
+
+#[test]
+fn unused_identity_and_owner() {
+    insta::assert_snapshot!(told(&[("a.yaml", "exeat: policy/v1\nname: a\ndefaults: { owner: x@example.com, reason: R }\nidentities:\n  x: { spiffe: \"spiffe://prod.example/x\" }\nrules:\n  - { id: r, effect: deny, owner: y@example.com, from: [\"**\"], to: [\"*\"] }\n", Bounds::All)]), @r#"
+    loaded
+    warning[unused-owner]: owner `x@example.com` answers for nothing: every rule names an owner of its own
+     --> a.yaml:3:20
+      |
+    3 | defaults: { owner: x@example.com, reason: R }
+      |                    ^^^^^^^^^^^^^
+      |
+      = help: take it out of `defaults`, or out of the rules that it is meant for
+
+    warning[unused-identity]: no rule of this directory uses identity `x`
+     --> a.yaml:5:3
+      |
+    5 |   x: { spiffe: "spiffe://prod.example/x" }
+      |   ^
+      |
+      = help: name it in `from`, or take it away
+"#);
+}
+
+#[test]
+fn condition_against_selector() {
+    insta::assert_snapshot!(rules("  - { id: a, effect: allow, methods: [GET], paths: [/a], grant: none, when: request.method == 'POST' }
+  - { id: b, effect: allow, methods: [GET], paths: [/b], grant: none, when: \"request.path in ['/a', '/c']\" }
+  - { id: c, effect: allow, methods: [GET], paths: [/c], grant: none, when: request.upstream == 'ledger' }
+  - { id: d, effect: allow, methods: [GET], paths: [/d], grant: none, when: source.spiffe_id == 'spiffe://prod.example/x' }
+  - { id: e, effect: allow, methods: [GET], paths: [/e], grant: none, when: \"request.path in ['/e', '/c']\" }
+"), @r#"
+    loaded
+    warning[contradicts-selector]: the condition of rule `billing/a` wants `request.method` to be `POST`, which its `methods` does not select
+     --> billing.yaml:7:77
+      |
+    7 |   - { id: a, effect: allow, methods: [GET], paths: [/a], grant: none, when: request.method == 'POST' }
+      |                                                                             ^^^^^^^^^^^^^^^^^^^^^^^^
+      |
+      = help: correct one of the two: the condition is never true
+
+    warning[contradicts-selector]: the condition of rule `billing/b` wants `request.path` to be `/a` or `/c`, which its `paths` does not select
+     --> billing.yaml:8:77
+      |
+    8 |   - { id: b, effect: allow, methods: [GET], paths: [/b], grant: none, when: "request.path in ['/a', '/c']" }
+      |                                                                             ^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^
+      |
+      = help: correct one of the two: the condition is never true
+
+    warning[contradicts-selector]: the condition of rule `billing/c` wants `request.upstream` to be `ledger`, which its `to` does not select
+     --> billing.yaml:9:77
+      |
+    9 |   - { id: c, effect: allow, methods: [GET], paths: [/c], grant: none, when: request.upstream == 'ledger' }
+      |                                                                             ^^^^^^^^^^^^^^^^^^^^^^^^^^^^
+      |
+      = help: correct one of the two: the condition is never true
+
+    warning[contradicts-selector]: the condition of rule `billing/d` wants `source.spiffe_id` to be `spiffe://prod.example/x`, which its `from` does not select
+      --> billing.yaml:10:77
+       |
+    10 |   - { id: d, effect: allow, methods: [GET], paths: [/d], grant: none, when: source.spiffe_id == 'spiffe://prod.example/x' }
+       |                                                                             ^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^
+       |
+       = help: correct one of the two: the condition is never true
+"#);
+}
+
+#[test]
+fn condition_that_a_tunnel_hides() {
+    insta::assert_snapshot!(rules("  - { id: a, effect: allow, to: [vendor], tunnel: true, when: \"request.headers['x'] == '1'\" }\n"), @r#"
+    error: rule `billing/a` is for tunnels, and nobody sees `request.headers` inside of one
+     --> billing.yaml:7:63
+      |
+    7 |   - { id: a, effect: allow, to: [vendor], tunnel: true, when: "request.headers['x'] == '1'" }
+      |                                                               ^^^^^^^^^^^^^^^^^^^^^^^^^^^^^
+      |
+      = help: a tunnel is judged by workload, host, port and time alone
+"#);
+    insta::assert_snapshot!(rules("  - { id: b, effect: deny, to: [vendor, stripe], when: \"request.headers['x'] == '1'\" }\n"), @r#"
+    loaded
+    warning[unguarded]: `request.headers['x']` may be absent: the request is refused then
+     --> billing.yaml:7:56
+      |
+    7 |   - { id: b, effect: deny, to: [vendor, stripe], when: "request.headers['x'] == '1'" }
+      |                                                        ^^^^^^^^^^^^^^^^^^^^^^^^^^^^^
+      |
+      = help: say so with `'x' in request.headers && ..` if that is meant
+
+    warning[hidden-in-tunnel]: rule `billing/b` reads `request.headers`, which a tunnel to upstream `vendor` hides: it refuses every tunnel
+     --> billing.yaml:7:56
+      |
+    7 |   - { id: b, effect: deny, to: [vendor, stripe], when: "request.headers['x'] == '1'" }
+      |                                                        ^^^^^^^^^^^^^^^^^^^^^^^^^^^^^
+      |
+      = help: name the upstreams that are intercepted in `to`, if that is not meant
+"#);
+}
+
+#[test]
+fn contradiction_by_presence_and_time() {
+    insta::assert_snapshot!(when("\"!('x' in request.headers) && request.headers['x'] == 'a'\""), @r#"
+    error: the condition contradicts itself: it is never true
+      --> billing.yaml:12:11
+       |
+    12 |     when: "!('x' in request.headers) && request.headers['x'] == 'a'"
+       |           ^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^
+       |
+       = help: conditions are for what differs from request to request: correct it or remove it
+"#);
+    insta::assert_snapshot!(when("now < timestamp('2026-01-01T00:00:00Z') && now > timestamp('2026-06-01T00:00:00Z')"), @r#"
+    error: the condition contradicts itself: it is never true
+      --> billing.yaml:12:11
+       |
+    12 |     when: now < timestamp('2026-01-01T00:00:00Z') && now > timestamp('2026-06-01T00:00:00Z')
+       |           ^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^
+       |
+       = help: conditions are for what differs from request to request: correct it or remove it
+"#);
+}
+
+/// A lint without its text here could change its words unseen.
+#[test]
+fn every_lint_is_shown_here() {
+    let shown = include_str!("mistakes.rs");
+    let mut seen = 0;
+    for source in [include_str!("compile/lints.rs"), include_str!("compile/contradictions.rs"), include_str!("compile/unused.rs")] {
+        for call in ["warn(", "warn_when(", ".warning("] {
+            for after in source.split(call).skip(1) {
+                if let Some(code) = after.trim_start().strip_prefix('"').and_then(|after| after.split('"').next()) {
+                    assert!(shown.contains(&format!("warning[{code}]")), "no test shows the text of lint `{code}`");
+                    seen += 1;
+                }
+            }
+        }
+    }
+    assert!(seen > 20, "{seen}");
+}

@@ -12,21 +12,26 @@ mod bounds;
 mod certificate;
 mod compile;
 mod condition;
+mod cost;
 mod decision;
 mod document;
 mod explain;
 mod index;
 mod pattern;
 mod permit;
+mod reach;
 mod registers;
 mod request;
 mod rule;
 mod set;
+mod testcase;
 mod trie;
 mod window;
 
 #[cfg(test)]
 mod decisions;
+#[cfg(test)]
+mod denials;
 #[cfg(test)]
 mod differential;
 #[cfg(test)]
@@ -43,6 +48,8 @@ pub use document::{Document, Effect};
 pub use explain::{Candidate, Explanation, Miss};
 pub use pattern::{IdentityPattern, PatternError};
 pub use permit::{GrantTerms, Permit, Plan};
+pub use reach::{Access, Area, Change, Kind, Side, diff, who_and_what};
 pub use request::AccessRequest;
 pub use set::PolicySet;
+pub use testcase::{Answer, Failure, Ground, Outcome, Question, RequestWritten, Suite, TestDocument, TestFile, TestResult, run_beside};
 pub use trie::Cost;

@@ -47,7 +47,7 @@ fn upstream(index: u32, name: &str, scheme: Scheme, host: &str, credentials: &[&
     }
 }
 
-/// `stripe`, `ledger`, `vendor` (a tunnel), `legacy` (plaintext), `trial` (observed until December).
+/// `stripe`, `ledger`, `vendor` (a tunnel), `legacy` (plaintext), `trial` (observed until December), `bare` (an address).
 pub(super) fn catalogue() -> Catalogue {
     let mut all = vec![
         upstream(0, "stripe", Scheme::Https, "api.payments.example", &["stripe-restricted", "stripe-readonly"]),
@@ -55,6 +55,7 @@ pub(super) fn catalogue() -> Catalogue {
         upstream(2, "vendor", Scheme::Https, "vendor.example", &[]),
         upstream(3, "legacy", Scheme::Http, "legacy.internal.example", &["jwt-ledger"]),
         upstream(4, "trial", Scheme::Https, "trial.example", &["jwt-ledger"]),
+        upstream(5, "bare", Scheme::Https, "203.0.113.7", &["jwt-ledger"]),
     ];
     all[2].intercept = false;
     all[4].stage = Stage::Observe { until: "2026-12-01T00:00:00Z".parse().unwrap() };

@@ -206,6 +206,23 @@ impl<P> Trie<P> {
         }
     }
 
+    /// How many nodes a walk visits.
+    pub(super) fn visited(&self, root: Root, segments: &Segments) -> u64 {
+        self.count(root.0, segments.ids())
+    }
+
+    fn count(&self, at: u32, segments: &[u32]) -> u64 {
+        let Some(node) = self.nodes.get(at as usize) else { return 0 };
+        let Some((&segment, after)) = segments.split_first() else { return 1 };
+        let literal = if node.has_literals && segment != UNKNOWN {
+            self.children.get(&((u64::from(at) << 32) | u64::from(segment))).map_or(0, |child| self.count(*child, after))
+        } else {
+            0
+        };
+        let star = if node.star != NONE && segment != EMPTY { self.count(node.star, after) } else { 0 };
+        1 + literal + star
+    }
+
     /// What any walk from this root costs at most: per node its own, the dearest literal child and the star child.
     pub(super) fn bounds(&self, weigh: &dyn Fn(&P) -> Cost) -> Bounds {
         let mut dearest = vec![Cost::default(); self.nodes.len()];

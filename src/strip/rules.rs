@@ -1,7 +1,9 @@
 //! `Rules`: an upstream's exceptions, made ready when the configuration is loaded.
 
+use std::sync::Arc;
+
 use super::names::fold;
-use crate::catalogue::StripOptions;
+use crate::catalogue::{Placement, Profile, StripOptions, Upstream};
 
 /// What `strip: { keep, also }` of one upstream says. The default keeps nothing and adds nothing.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -62,6 +64,24 @@ impl Rules {
         let (keep, also) = (Names::parse(&options.keep)?, Names::parse(&options.also)?);
         let exceptions = !(keep.is_empty() && also.is_empty());
         Ok(Self { keep, also, exceptions })
+    }
+
+    /// What an upstream's exceptions say, and every slot in which it takes a credential: whatever the application puts there is one,
+    /// although neither the slot's name nor the value's shape may say so, and although the rule of a request grants another or none.
+    ///
+    /// # Errors
+    /// As [`Rules::new`].
+    pub fn of(upstream: &Upstream, profiles: &[Arc<Profile>]) -> Result<Self, BadRule> {
+        let bound = profiles.iter().filter(|profile| upstream.credentials.contains(&profile.name));
+        let slots = bound.filter_map(|profile| match &profile.placement {
+            Placement::Header(name) => Some(name.as_str().to_owned()),
+            Placement::Query(name) => Some(format!("query:{name}")),
+            Placement::Bearer | Placement::Basic { .. } => None,
+        });
+        let mut options = upstream.strip.clone();
+        let slots: Vec<String> = slots.filter(|slot| !options.keep.contains(slot)).collect();
+        options.also.extend(slots);
+        Self::new(&options)
     }
 
     pub(super) fn keeps_header(&self, name: &[u8]) -> bool {

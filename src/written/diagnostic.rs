@@ -99,6 +99,13 @@ impl Diagnostic {
         self
     }
 
+    /// As bad as this.
+    #[must_use]
+    pub const fn with_severity(mut self, severity: Severity) -> Self {
+        self.severity = severity;
+        self
+    }
+
     /// Gives the stable word that programs filter by.
     #[must_use]
     pub const fn with_code(mut self, code: &'static str) -> Self {

@@ -173,3 +173,52 @@ fn the_configuration_reloads_too_and_what_cannot_is_said() {
     until("the word `restart`", || exeat.output().contains("restart").then_some(()));
     assert_eq!(exeat.ask("mesh", "GET", "/x", &one.authority(), &[]).status, 200);
 }
+
+#[test]
+fn a_required_policy_test_that_fails_keeps_the_former_rules() {
+    let up = Upstream::http();
+    let rule = |method: &str| {
+        policy_head("base") + &format!("  - {{ id: get, effect: allow, to: [up], methods: [{method}], paths: [\"/**\"], grant: up-jwt }}\n")
+    };
+    let test = "exeat: policytest/v1\nat: 2026-11-23T10:00:00Z\ntable:\n  - name: reading works\n    set: { from: \"APP\", to: up, method: GET, path: /x }\n    expect: allow\n    rule: base/get\n";
+    let test = test.replace("APP", crate::harness::exeat::APP);
+    let exeat = House::new()
+        .listener("mesh", Capture::Host)
+        .upstream("up", &up)
+        .policy("base.yaml", &rule("GET"))
+        .policy("base.test.yaml", &test)
+        .start();
+    let ask = || exeat.ask("mesh", "GET", "/x", &up.authority(), &[]).status;
+    assert_eq!(ask(), 200);
+    let failures = || exeat.audit().iter().filter(|record| record["event"] == "reload_failed").count();
+    exeat.write_policy("base.yaml", &rule("POST"));
+    exeat.reload();
+    until("the failing test in the audit", || (failures() > 0).then_some(()));
+    assert_eq!(ask(), 200, "the former rules hold");
+    let ready = exeat.status("/readyz").text();
+    assert!(
+        ready.contains("base.test.yaml:4:11") && ready.contains("reading works") && ready.contains("method: it is for POST"),
+        "{ready}"
+    );
+    assert!(exeat.output().contains("test `reading works` fails"), "{}", exeat.output());
+    exeat.write_policy("base.test.yaml", &test.replace("GET", "POST"));
+    exeat.reload();
+    until("the new rules to hold", || (ask() == 403).then_some(()));
+    assert!(!exeat.status("/readyz").text().contains("reading works"));
+}
+
+#[test]
+fn a_required_policy_test_that_fails_at_the_start_lets_nothing_through() {
+    let up = Upstream::http();
+    let test = format!(
+        "exeat: policytest/v1\nat: 2026-11-23T10:00:00Z\ninvariants:\n  - {{ name: nobody reads, never: {{ from: \"{}\", to: up }} }}\n",
+        crate::harness::exeat::APP
+    );
+    let house = House::new().listener("mesh", Capture::Host).upstream("up", &up).policy("base.yaml", &allow_all(&["up"]));
+    let exeat = house.policy("base.test.yaml", &test).spawn();
+    let ready = until("the status server", || exeat.try_status("/readyz"));
+    let answer = exeat.ask("mesh", "GET", "/x", &up.authority(), &[]);
+    assert_eq!((answer.status, answer.refusal()), (503, Some("not_ready")));
+    assert_eq!(ready.status, 503);
+    assert!(ready.text().contains("nobody reads"), "{}", ready.text());
+}

@@ -8,7 +8,7 @@ use rustc_hash::{FxHashMap, FxHashSet};
 use super::conditions::Conditions;
 use super::names::Names;
 use super::rules::{Draft, Team};
-use super::{conflicts, lints};
+use super::{conflicts, contradictions, lints, unused};
 use crate::catalogue::{Catalogue, Profile};
 use crate::clock::Timestamp;
 use crate::policy::bounds::Bounds;
@@ -69,6 +69,7 @@ pub fn compile(
     let (names, conditions, drafts, methods) = read_rules(&world, &loaded, &mut reports);
     drop(names);
     let set = assemble(&world, drafts, conditions, methods, &mut reports);
+    unused::look(&loaded, &mut reports);
     let mut errors = broken;
     let mut warnings = Vec::new();
     for report in reports {
@@ -141,6 +142,7 @@ fn assemble(world: &World<'_>, drafts: Vec<Draft>, conditions: Conditions, metho
     if excesses.is_empty() {
         conflicts::find(&set, &places, reports);
         lints::look(&set, world, &places, reports);
+        contradictions::look(&set, world.catalogue, &places, reports);
     }
     set
 }

@@ -7,6 +7,7 @@ use rustc_hash::FxHashSet;
 use super::driver::World;
 use super::rules::{NOBODY, RulePlace};
 use crate::capture::Scheme;
+use crate::catalogue::HostPattern;
 use crate::clock::Timestamp;
 use crate::policy::document::Effect;
 use crate::policy::index::{Posting, ways};
@@ -17,11 +18,15 @@ use crate::written::Report;
 /// Hours after which an end is too far away: 180 days.
 const LONG: i64 = 180 * 24;
 
+/// Hours after which a rehearsal is long: 30 days.
+const LONG_SHADOW: i64 = 30 * 24;
+
 pub(super) fn look(set: &PolicySet, world: &World<'_>, places: &[RulePlace], reports: &mut [Report]) {
     for (rule, place) in set.rules.iter().zip(places) {
         if let Some(report) = reports.get_mut(place.file) {
             let mut eye = Eye { set, world, rule, place, report };
             eye.dates();
+            eye.rehearsal();
             eye.owner();
             eye.breadth();
             eye.grant();
@@ -47,6 +52,15 @@ impl Eye<'_, '_> {
 
     fn warn_when(&mut self, code: &'static str, message: impl Into<String>, hint: impl Into<String>) {
         self.report.warning(code, self.place.when.unwrap_or(self.place.at), message, hint);
+    }
+
+    /// Only a rule that says since when it rehearses can be told to have rehearsed long enough.
+    fn rehearsal(&mut self) {
+        let Some(began) = self.rule.not_before.filter(|_| self.rule.shadow) else { return };
+        if hours(began, self.world.now) > LONG_SHADOW {
+            let message = format!("rule `{}` has been a rehearsal since {began}, more than 30 days", self.rule.name.id);
+            self.warn("long-shadow", message, "look at what it would have decided, then take `mode: shadow` away, or the rule");
+        }
     }
 
     /// An expired allow is absent. It is no error: the mere passing of time must not stop other teams' changes from being loaded.
@@ -97,6 +111,14 @@ impl Eye<'_, '_> {
         if let Some(upstream) = plain {
             let message = format!("rule `{}` sends a credential in plaintext to upstream `{}`", self.rule.name.id, upstream.name);
             self.warn("plaintext-grant", message, "give the upstream an https origin");
+        }
+        let bare = self.world.catalogue.all().iter().find(|upstream| {
+            let is_address = |host: &HostPattern| matches!(host, HostPattern::Exact(host) if host.ip().is_some());
+            self.rule.to.contains(upstream.index.0) && upstream.origins.iter().any(|origin| is_address(&origin.host))
+        });
+        if let Some(upstream) = bare {
+            let message = format!("rule `{}` sends a credential to a bare address, upstream `{}`", self.rule.name.id, upstream.name);
+            self.warn("bare-address", message, "give the upstream a name that its certificate proves: an address changes hands");
         }
     }
 

@@ -4,10 +4,12 @@
 
 mod conditions;
 mod conflicts;
+mod contradictions;
 mod driver;
 mod grant;
 mod lints;
 mod names;
 mod rules;
+mod unused;
 
 pub use driver::{PolicyFile, compile};

@@ -60,7 +60,7 @@ impl<'a> Names<'a> {
     }
 }
 
-fn directory(name: &str) -> &str {
+pub(super) fn directory(name: &str) -> &str {
     name.rsplit_once('/').map_or("", |(directory, _)| directory)
 }
 

@@ -10,7 +10,10 @@ use proptest::prelude::*;
 use super::{Env, Failed, parse_all};
 use crate::policy::testing::{Ask, ask};
 
-const CASES: u32 = 2000;
+/// How many conditions are generated: `EXEAT_CEL_CASES=1000000 cargo test --release --lib against_cel::both` raises it.
+fn cases() -> u32 {
+    crate::policy::differential::scaled("EXEAT_CEL_CASES", 2000)
+}
 
 fn pick(words: &'static [&'static str]) -> impl Strategy<Value = String> {
     proptest::sample::select(words).prop_map(str::to_owned)
@@ -152,7 +155,7 @@ fn reads_what_a_map_cannot_say(condition: &str, asked: &Ask) -> bool {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: CASES, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: cases(), failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn both_say_the_same(condition in condition(), asked in request()) {

@@ -12,6 +12,7 @@ mod check;
 mod duration;
 mod evaluate;
 mod facts;
+mod hidden;
 mod lists;
 mod operators;
 mod parse;
@@ -22,6 +23,6 @@ mod schema;
 
 pub(super) use evaluate::Env;
 pub use evaluate::Failed;
-pub(super) use facts::Facts;
+pub(super) use facts::{Facts, Selected};
 pub(super) use parse::{Problem, parse_all};
 pub(super) use program::Condition;

@@ -89,6 +89,18 @@ impl Order {
         }
     }
 
+    /// What holds when it does not.
+    pub(super) const fn negated(self) -> Self {
+        match self {
+            Self::Equal => Self::NotEqual,
+            Self::NotEqual => Self::Equal,
+            Self::Less => Self::GreaterEqual,
+            Self::LessEqual => Self::Greater,
+            Self::Greater => Self::LessEqual,
+            Self::GreaterEqual => Self::Less,
+        }
+    }
+
     /// The same comparison with its sides exchanged.
     pub(super) const fn turned(self) -> Self {
         match self {

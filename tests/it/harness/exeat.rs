@@ -256,7 +256,7 @@ impl House {
         text.push_str(&section("credentials", self.credentials.clone()));
         let _written = write!(
             text,
-            "policies: [{{ directory: policies, bounds: all }}]\naudit: {{ file: \"{}\" }}\nstatus: {{ address: \"127.0.0.1:{}\" }}\n{}",
+            "policies: [{{ directory: policies, bounds: all, tests: require }}]\naudit: {{ file: \"{}\" }}\nstatus: {{ address: \"127.0.0.1:{}\" }}\n{}",
             self.audit.display(),
             self.status,
             self.extra
@@ -401,7 +401,8 @@ impl Exeat {
         Wire::tcp(self.port(listener))
     }
 
-    fn try_status(&self, path: &str) -> Option<Answer> {
+    /// The answer of the status server, once it listens.
+    pub fn try_status(&self, path: &str) -> Option<Answer> {
         let stream = std::net::TcpStream::connect(("127.0.0.1", self.house.status)).ok()?;
         drop(stream);
         let mut wire = Wire::tcp(self.house.status);

@@ -1,0 +1,10 @@
+//! `exeat policy ..`: one file a subcommand. All of them read files alone; none needs a running exeat.
+
+mod command;
+mod diff;
+mod explain;
+mod reach;
+mod test;
+mod world;
+
+pub(super) use command::{PolicyCommand, run};
