@@ -178,6 +178,7 @@ fn run(set: &PolicySet, requests: &[Asked], now: Timestamp) -> (usize, Duration,
             parts: &asked.parts,
             peer: &peer,
             tunnel: false,
+            share: 99,
         };
         allowed += usize::from(black_box(set.decide(&request, &asked.stripped, now)).outcome.is_ok());
     }

@@ -133,7 +133,7 @@ impl Standing {
 fn upstream_standing(upstream: &crate::catalogue::Upstream, now: crate::clock::Timestamp) -> Value {
     use crate::catalogue::Stage;
     let stage = match upstream.stage {
-        Stage::Observe { until } if now < until => format!("observe until {until}"),
+        Stage::Observe { until, .. } if now < until => format!("observe until {until}"),
         Stage::Observe { .. } | Stage::Enforce => "enforce".to_owned(),
     };
     json!({ "name": &*upstream.name, "owner": &*upstream.owner, "stage": stage, "intercept": upstream.intercept })

@@ -16,7 +16,9 @@ pub const PROVIDES: &[&str] = &[
     "inject.header",
     "inject.query",
     "policy.v1",
+    "stage.enforce_percent",
     "stage.observe",
+    "stage.rehearse",
 ];
 
 /// The JSON Schema (draft 2020-12) of `exeat: config/v1`, for editors and for `exeat schema`.

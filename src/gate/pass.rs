@@ -14,7 +14,7 @@ use crate::catalogue::{Origin, Upstream};
 use crate::clock::Clock;
 use crate::credentials::{Broker, Credential};
 use crate::identity::{Identified, Workload};
-use crate::policy::{AccessRequest, Decision, Plan};
+use crate::policy::{AccessRequest, Decision, Plan, share_of};
 use crate::refusal::{Code, Refusal};
 use crate::secret::FingerprintKey;
 use crate::snapshot::Snapshot;
@@ -66,11 +66,11 @@ impl Gate {
         Ok(Connect::Tunnel(Box::new(self.judge(snapshot, arrival, parts, access, judged).await?)))
     }
 
-    /// Whether a live passage would still be allowed by this snapshot; `parts` is the head that was judged.
+    /// Whether a live passage would still be allowed by this snapshot; `parts` is the head that was judged, `share` where its trace falls.
     ///
     /// # Errors
     /// The refusal that the request would get now.
-    pub fn rejudge(&self, snapshot: &Snapshot, arrival: &Arrival, parts: &Parts, tunnel: bool) -> Result<(), Refusal> {
+    pub fn rejudge(&self, snapshot: &Snapshot, arrival: &Arrival, parts: &Parts, tunnel: bool, share: u8) -> Result<(), Refusal> {
         ready(snapshot)?;
         let (upstream, destination) = find(snapshot, arrival, parts)?;
         let workload = who(snapshot, arrival)?;
@@ -83,6 +83,7 @@ impl Gate {
             parts,
             peer: &arrival.peer,
             tunnel,
+            share,
         };
         let decision = snapshot.policies.decide(&request, &stripped, self.clock.now());
         decision.outcome.map(drop).map_err(|denied| denied.refusal())
@@ -127,7 +128,8 @@ impl Gate {
         let (action, stripped) = self.read(snapshot, upstream, parts)?;
         access.findings = stripped.findings().into();
         access.grpc = action.grpc.is_some();
-        let request = AccessRequest { workload, upstream, destination: &destination, action: &action, parts, peer: &arrival.peer, tunnel };
+        let (share, peer) = (share_of(&access.trace.trace), &arrival.peer);
+        let request = AccessRequest { workload, upstream, destination: &destination, action: &action, parts, peer, tunnel, share };
         let now = self.clock.now();
         let Decision { outcome, would_be } = snapshot.policies.decide(&request, &stripped, now);
         access.would_be = would_be;

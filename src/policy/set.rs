@@ -7,7 +7,7 @@ use super::condition::{Condition, Env};
 use super::decision::{Decision, Denied, RuleRef, WouldBe};
 use super::document::Effect;
 use super::index::{Index, Posting};
-use super::permit::{Permit, Plan};
+use super::permit::{GrantTerms, Permit, Plan};
 use super::registers::{Agreement, Best, Registers};
 use super::request::AccessRequest;
 use super::rule::{MethodTable, Methods, Rule};
@@ -87,12 +87,23 @@ impl PolicySet {
         self.rules.is_empty()
     }
 
+    /// How many of its rules are shadows.
+    #[must_use]
+    pub fn shadows(&self) -> usize {
+        self.rules.iter().filter(|rule| rule.shadow).count()
+    }
+
+    /// Its allow rules, shadows too.
+    pub fn allows(&self) -> impl Iterator<Item = &RuleRef> {
+        self.rules.iter().filter(|rule| rule.effect == Effect::Allow).map(|rule| &rule.name)
+    }
+
     pub(super) fn is_listed(&self, request: &AccessRequest<'_>) -> bool {
         request.upstream.index.0 < self.upstreams
     }
 
     /// One walk for one reading.
-    fn judge(&self, env: &Env<'_>, method: Methods) -> Registers {
+    pub(super) fn judge(&self, env: &Env<'_>, method: Methods) -> Registers {
         let mut registers = Registers::default();
         let path = self.index.paths.segments(segments(env.path));
         self.index.each_root(&env.request.workload.id, env.request.upstream.index.0, &mut |root| {
@@ -150,6 +161,9 @@ impl PolicySet {
             None => Ok(true),
             Some(number) => self.conditions.get(number as usize).map_or(Err(super::Failed::Absent), |condition| condition.holds(env)),
         };
+        if env.favours(value) {
+            return rule.effect == Effect::Allow;
+        }
         match rule.effect {
             Effect::Allow => value == Ok(true),
             Effect::Deny => value != Ok(false),
@@ -166,11 +180,18 @@ impl PolicySet {
                 workload: Arc::clone(request.workload),
                 upstream: Arc::clone(request.upstream),
                 plan: Plan::AsIs,
+                rehearsal: self.rehearsal(request, would),
                 rule: None,
                 until: Some(until),
             }),
         };
         Decision { outcome, would_be }
+    }
+
+    /// What the would-be allow rule grants, where the observed upstream rehearses.
+    fn rehearsal(&self, request: &AccessRequest<'_>, would: Result<usize, (Code, Option<usize>)>) -> Option<Arc<GrantTerms>> {
+        let Stage::Observe { rehearse: true, .. } = request.upstream.stage else { return None };
+        self.rules.get(would.ok()?)?.grant.clone()
     }
 
     fn permit(&self, request: &AccessRequest<'_>, rule: usize, now: Timestamp) -> Option<Permit> {
@@ -181,6 +202,7 @@ impl PolicySet {
             workload: Arc::clone(request.workload),
             upstream: Arc::clone(request.upstream),
             plan: rule.grant.as_ref().map_or(Plan::Bare, |terms| Plan::Swap(Arc::clone(terms))),
+            rehearsal: None,
             rule: Some(rule.name.clone()),
             until: [rule.expires, closes].into_iter().flatten().min(),
         })
@@ -212,7 +234,7 @@ impl PolicySet {
 /// The end of the observation that the upstream is in, if it is in one: after its end the rules hold.
 pub(super) fn observed(request: &AccessRequest<'_>, now: Timestamp) -> Option<Timestamp> {
     match request.upstream.stage {
-        Stage::Observe { until } if now < until => Some(until),
+        Stage::Observe { until, enforce_percent, .. } if now < until && request.share >= enforce_percent => Some(until),
         Stage::Observe { .. } | Stage::Enforce => None,
     }
 }

@@ -120,7 +120,7 @@ impl Worker {
             } else if age > JUDGED_AGAIN_AFTER && passage.judged.get().is_some_and(|revision| revision != snapshot.revision) {
                 passage.judged.set(Some(snapshot.revision));
                 let tunnel = passage.head().method == http::Method::CONNECT;
-                if self.gate().rejudge(&snapshot, passage.conn().arrival(), passage.head(), tunnel).is_err() {
+                if self.gate().rejudge(&snapshot, passage.conn().arrival(), passage.head(), tunnel, passage.share()).is_err() {
                     passage.end(Ended::Denied);
                 }
             }

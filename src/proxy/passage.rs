@@ -17,6 +17,7 @@ use smallvec::SmallVec;
 use super::connection::Conn;
 use crate::audit::{Access, Outcome, Slot};
 use crate::clock::Timestamp;
+use crate::policy::share_of;
 use crate::refusal::Refusal;
 use crate::strip::Finding;
 
@@ -185,6 +186,11 @@ impl Passage {
     /// When the head was complete.
     pub(super) const fn began(&self) -> Instant {
         self.began
+    }
+
+    /// Where its trace falls, of a hundred.
+    pub(super) fn share(&self) -> u8 {
+        self.lend().as_ref().map_or(99, |access| share_of(&access.trace.trace))
     }
 
     /// Borrows what is remembered.

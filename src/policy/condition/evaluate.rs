@@ -20,7 +20,19 @@ pub(in crate::policy) struct Env<'a> {
     /// The reading of the path that is judged.
     pub(in crate::policy) path: &'a str,
     pub(in crate::policy) now: Timestamp,
+    head: Head,
     item: Item<'a>,
+}
+
+/// Whether the head is at hand.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Head {
+    Whole,
+    /// Only what a record keeps of it: neither headers nor query.
+    Recorded {
+        /// What cannot be known is taken to be in favour of the request.
+        in_favour: bool,
+    },
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -51,6 +63,9 @@ pub enum Failed {
     /// Beyond what a point in time can be.
     #[error("a time is out of range")]
     Range,
+    /// Records do not hold headers, query or body size.
+    #[error("it reads what records do not hold")]
+    Unrecorded,
 }
 
 /// Room for a value that has to be decoded or lowered; untouched (and not cleared) until then.
@@ -107,7 +122,17 @@ impl Condition {
 impl<'a> Env<'a> {
     /// Nothing is read before a condition asks for it.
     pub(in crate::policy) const fn new(request: &'a AccessRequest<'a>, stripped: &'a Stripped, path: &'a str, now: Timestamp) -> Self {
-        Self { request, stripped, path, now, item: Item::None }
+        Self { request, stripped, path, now, head: Head::Whole, item: Item::None }
+    }
+
+    /// Of a request that only a record is left of.
+    pub(in crate::policy) const fn recorded(self, in_favour: bool) -> Self {
+        Self { head: Head::Recorded { in_favour }, ..self }
+    }
+
+    /// Whether a condition without a value for want of a record is taken to be in favour of the request.
+    pub(in crate::policy) fn favours(&self, value: Result<bool, Failed>) -> bool {
+        value == Err(Failed::Unrecorded) && self.head == Head::Recorded { in_favour: true }
     }
 
     fn test(&self, test: &Test) -> Result<bool, Failed> {
@@ -285,6 +310,9 @@ impl<'a> Env<'a> {
         if self.request.tunnel {
             return Err(Failed::Hidden);
         }
+        if self.head != Head::Whole {
+            return Err(Failed::Unrecorded);
+        }
         match self.stripped.header(self.request.parts, name) {
             None => Err(Failed::Absent),
             Some(Err(())) => Err(Failed::Repeated),
@@ -295,6 +323,9 @@ impl<'a> Env<'a> {
     fn lookup(&self, key: &str) -> Result<Lookup<'_>, Failed> {
         if self.request.tunnel {
             return Err(Failed::Hidden);
+        }
+        if self.head != Head::Whole {
+            return Err(Failed::Unrecorded);
         }
         Ok(query::find(self.stripped.query(self.request.parts), key))
     }
@@ -327,7 +358,7 @@ const fn present(found: Result<(), Failed>) -> Result<bool, Failed> {
     match found {
         Ok(()) | Err(Failed::Repeated | Failed::Form | Failed::TooLong | Failed::Range) => Ok(true),
         Err(Failed::Absent) => Ok(false),
-        Err(Failed::Hidden) => Err(Failed::Hidden),
+        Err(why @ (Failed::Hidden | Failed::Unrecorded)) => Err(why),
     }
 }
 
@@ -336,6 +367,10 @@ fn decide(mut values: impl Iterator<Item = Result<bool, Failed>>, wanted: bool) 
     let found = values.any(|value| match value {
         Ok(value) => value == wanted,
         Err(why) => {
+            // What is not known could still decide; another error could not.
+            if why == Failed::Unrecorded {
+                failed = Some(why);
+            }
             failed.get_or_insert(why);
             false
         }
