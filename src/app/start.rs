@@ -25,6 +25,7 @@ use crate::config::{self, AdminGuard, Loaded};
 use crate::control::{Cause, Publish, Reload, Watch};
 use crate::credentials::providers::{KeyRings, Rhythm};
 use crate::credentials::{self, Broker};
+use crate::evidence::Observations;
 use crate::gate::Gate;
 use crate::outcall::Outcall;
 use crate::proxy::{Limits, Listeners, Shared, Workers};
@@ -146,7 +147,8 @@ pub fn start(path: &Path, signals: Signals) -> Result<Running, Failed> {
 
     let metrics = Metrics::new();
     let spans = records::Spans::start(&config, outcall)?;
-    let ledger = records::ledger(&config, &state, &spans, &metrics, &clock)?;
+    let observations = Arc::new(Observations::default());
+    let ledger = records::ledger(&config, &state, &spans, &metrics, &observations, &clock)?;
     let (broker, grants) = Broker::new(
         Arc::clone(&clock),
         household.handle().clone(),
@@ -217,6 +219,8 @@ pub fn start(path: &Path, signals: Signals) -> Result<Running, Failed> {
             snapshots: Arc::clone(&house.snapshots),
             reload,
             ledger: ledger.clone(),
+            broker: Arc::clone(&house.broker),
+            observations,
             health: Arc::clone(&health),
             listeners: config.listeners.iter().map(|listener| (Arc::clone(&listener.name), listener.address.to_string())).collect(),
         };

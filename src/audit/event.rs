@@ -71,6 +71,10 @@ pub enum GrantChange {
     Discarded,
     /// The issuer could not be asked, refused, or gave too much.
     Failed,
+    /// Issued beside a request of an observed upstream, and thrown away.
+    Rehearsed,
+    /// Could not have been had, had the upstream been enforced.
+    RehearseFailed,
 }
 
 impl GrantChange {
@@ -82,6 +86,8 @@ impl GrantChange {
             Self::Refreshed => "refreshed",
             Self::Discarded => "discarded",
             Self::Failed => "failed",
+            Self::Rehearsed => "rehearsed",
+            Self::RehearseFailed => "rehearse_failed",
         }
     }
 }
@@ -99,6 +105,7 @@ impl Event {
             Self::Grant { change: GrantChange::Refreshed, .. } => "grant_refreshed",
             Self::Grant { change: GrantChange::Discarded, .. } => "grant_discarded",
             Self::Grant { change: GrantChange::Failed, .. } => "grant_failed",
+            Self::Grant { change: change @ (GrantChange::Rehearsed | GrantChange::RehearseFailed), .. } => change.name(),
             Self::KeyRotated { .. } => "key",
         }
     }

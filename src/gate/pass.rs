@@ -143,6 +143,7 @@ impl Gate {
             Plan::AsIs => {
                 access.observed = true;
                 access.findings.iter_mut().for_each(|finding| finding.kept = true);
+                self.broker.rehearse(&permit, &snapshot.definitions, now);
                 None
             }
             Plan::Bare => None,
