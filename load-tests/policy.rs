@@ -196,6 +196,7 @@ fn run(set: &PolicySet, requests: &[Asked], live: &Live, now: Timestamp) -> (usi
             parts: &asked.parts,
             peer: &peer,
             tunnel: false,
+            share: 99,
         };
         allowed += usize::from(black_box(set.decide(&request, &asked.stripped, live, now)).outcome.is_ok());
     }

@@ -43,6 +43,7 @@ pub mod inject;
 pub mod dial;
 // -- what is remembered
 pub mod audit;
+pub mod evidence;
 pub mod telemetry;
 // -- the household
 pub mod config;

@@ -34,6 +34,7 @@ const FLOW: &[&str] = &[
     "inject",
     "dial",
     "audit",
+    "evidence",
     "telemetry",
     "config",
     "snapshot",

@@ -129,3 +129,19 @@ fn the_policies_of_a_page_load_beside_the_example() {
     let said = exeat(&["check", "-c", &config.display().to_string()]);
     assert!(said.contains("with a lease and limits"), "{said}");
 }
+
+#[test]
+fn every_command_of_the_adoption_page_exists_with_its_flags() {
+    let page = std::fs::read_to_string(root("docs/adoption.md")).expect("the page");
+    let mut seen = 0;
+    for line in page.lines().filter(|line| line.starts_with("exeat ")) {
+        let words: Vec<&str> = line.split_whitespace().skip(1).collect();
+        let of: Vec<&str> = words.iter().take(if words[0] == "policy" { 2 } else { 1 }).copied().collect();
+        let help = exeat(&[&of[..], &["--help"]].concat());
+        for flag in words.iter().filter(|word| word.starts_with("--")) {
+            assert!(help.contains(*flag), "`{line}`: {of:?} has no {flag}");
+        }
+        seen += 1;
+    }
+    assert!(seen >= 7, "{seen} commands");
+}

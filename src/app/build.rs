@@ -190,7 +190,7 @@ fn unlisted(config: &Config, catalogue: &Catalogue) -> Option<Arc<Upstream>> {
         tls: TlsProfile { roots: Roots::System, server_name: None },
         protocol: Protocol::default(),
         credentials: Vec::new(),
-        stage: Stage::Observe { until },
+        stage: Stage::Observe { until, rehearse: false, enforce_percent: 0 },
         intercept: false,
         strip: StripOptions::default(),
         response_remove: Vec::new(),

@@ -9,11 +9,13 @@ use tokio::sync::mpsc;
 
 use crate::admin::{Health, Reply, Route};
 use crate::audit::{Event, GrantChange, Ledger};
+use crate::catalogue::{Stage, Upstream};
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::control::{Reload, Revoke};
 use crate::credentials::providers::KeyRings;
-use crate::credentials::{GrantEvent, Happening};
+use crate::credentials::{Broker, GrantEvent, Happening, Rehearsal};
+use crate::evidence::Observations;
 use crate::live::Live;
 use crate::snapshot::Current;
 use crate::telemetry::{Edge, Metrics};
@@ -32,6 +34,11 @@ pub(super) async fn record_grants(mut events: mpsc::Receiver<GrantEvent>, ledger
                 (GrantChange::Refreshed, format!("in the place of {former}, took {} us", took.as_micros()))
             }
             Happening::Discarded { cause } => (GrantChange::Discarded, cause.name().to_owned()),
+            Happening::Rehearsed { took } => {
+                let scopes = event.terms.scopes.as_deref().map(|scopes| scopes.join(" ")).unwrap_or_default();
+                (GrantChange::Rehearsed, format!("took {} us, scopes [{scopes}] as asked, thrown away", took.as_micros()))
+            }
+            Happening::RehearseFailed { error } => (GrantChange::RehearseFailed, error.to_string()),
             Happening::Failed { error, retry_at } => (GrantChange::Failed, format!("{error}; next try at {retry_at}")),
         };
         metrics.grant(&event.terms.profile.name, change);
@@ -87,6 +94,8 @@ pub(super) struct Standing {
     pub(super) revoke: Arc<Revoke>,
     pub(super) live: Arc<Live>,
     pub(super) ledger: Ledger,
+    pub(super) broker: Arc<Broker>,
+    pub(super) observations: Arc<Observations>,
     pub(super) health: Arc<Health>,
     pub(super) metrics: Metrics,
     pub(super) listeners: Vec<(Arc<str>, String)>,
@@ -97,7 +106,7 @@ impl Standing {
         let (snapshot, last, audit) = (self.snapshots.load(), self.reload.last(), self.ledger.standing());
         let listeners: Vec<Value> = self.listeners.iter().map(|(name, address)| json!({ "name": &**name, "address": address })).collect();
         let now = self.clock.now();
-        let upstreams: Vec<Value> = snapshot.catalogue.all().iter().map(|upstream| upstream_standing(upstream, now)).collect();
+        let upstreams: Vec<Value> = snapshot.catalogue.all().iter().map(|upstream| self.upstream(upstream, now)).collect();
         let checks: Vec<Value> = self
             .health
             .checks()
@@ -138,13 +147,35 @@ impl Standing {
     }
 }
 
-fn upstream_standing(upstream: &crate::catalogue::Upstream, now: crate::clock::Timestamp) -> Value {
-    use crate::catalogue::Stage;
-    let stage = match upstream.stage {
-        Stage::Observe { until } if now < until => format!("observe until {until}"),
-        Stage::Observe { .. } | Stage::Enforce => "enforce".to_owned(),
-    };
-    json!({ "name": &*upstream.name, "owner": &*upstream.owner, "stage": stage, "intercept": upstream.intercept })
+impl Standing {
+    fn upstream(&self, upstream: &Upstream, now: crate::clock::Timestamp) -> Value {
+        let mut told = json!({ "name": &*upstream.name, "owner": &*upstream.owner, "stage": "enforce", "intercept": upstream.intercept });
+        if let Stage::Observe { until, rehearse, enforce_percent } = upstream.stage
+            && now < until
+            && let Some(told) = told.as_object_mut()
+        {
+            told.insert("stage".to_owned(), format!("observe until {until}").into());
+            told.insert("enforce_percent".to_owned(), enforce_percent.into());
+            told.insert("would_be".to_owned(), self.observations.of(&upstream.name));
+            if rehearse {
+                let rehearsals = self.broker.rehearsals(&upstream.name);
+                told.insert("rehearsals".to_owned(), rehearsals.iter().map(rehearsal).collect());
+            }
+        }
+        told
+    }
+}
+
+fn rehearsal(one: &Rehearsal) -> Value {
+    json!({
+        "credential": &*one.credential,
+        "workload": one.workload.as_str(),
+        "scopes": one.scopes.as_deref().map(|scopes| scopes.iter().map(|scope| &**scope).collect::<Vec<_>>()),
+        "obtained": one.obtained,
+        "failed": one.failed,
+        "last": one.last.to_string(),
+        "failure": one.failure.as_deref(),
+    })
 }
 
 fn edge(edge: &Edge) -> Value {

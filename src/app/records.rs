@@ -5,10 +5,11 @@ use std::time::Duration;
 
 use super::start::Failed;
 use crate::admin::{Health, Status};
-use crate::audit::{AuditSink, FileOptions, FileSink, Ledger, Options, StdoutSink};
+use crate::audit::{AuditSink, Circumstances, FileOptions, FileSink, Ledger, Options, StdoutSink};
 use crate::clock::Clock;
 use crate::config::{self, Audit, Config, OtlpProtocol};
 use crate::credentials::providers::KeyRings;
+use crate::evidence::Observations;
 use crate::outcall::{Outcall, Terms};
 use crate::state::State;
 use crate::telemetry::context::{Bound, Sampler};
@@ -105,7 +106,14 @@ fn settings(config: &Config) -> Result<Settings, Failed> {
 ///
 /// # Errors
 /// Exit code 78: no access without a record, so nothing starts without a place for records.
-pub(super) fn ledger(config: &Config, state: &State, spans: &Spans, metrics: &Metrics, clock: &Arc<dyn Clock>) -> Result<Ledger, Failed> {
+pub(super) fn ledger(
+    config: &Config,
+    state: &State,
+    spans: &Spans,
+    metrics: &Metrics,
+    observations: &Arc<Observations>,
+    clock: &Arc<dyn Clock>,
+) -> Result<Ledger, Failed> {
     let failed = |error: crate::audit::SinkError| Failed::config(format!("audit: {error}"));
     let sink: Box<dyn AuditSink> = match &config.audit {
         Audit::File(path) => Box::new(FileSink::open(path, FileOptions::default()).map_err(failed)?),
@@ -114,7 +122,12 @@ pub(super) fn ledger(config: &Config, state: &State, spans: &Spans, metrics: &Me
     let seal = state.fingerprint_key().map_err(|error| Failed::config(error.to_string()))?;
     let options = Options { outstanding: config.limits.audit_queue, seal: Some(seal), instance: instance().into() };
     let mut observer = Observer::new(metrics.clone(), spans.with(|spans| spans.map(crate::telemetry::Spans::recorder)));
-    let ledger = Ledger::start(sink, move |passage| observer.observe(passage), Arc::clone(clock), options).map_err(failed)?;
+    let observations = Arc::clone(observations);
+    let observe = move |passage: &Circumstances<'_>| {
+        observer.observe(passage);
+        observations.note(passage);
+    };
+    let ledger = Ledger::start(sink, observe, Arc::clone(clock), options).map_err(failed)?;
     spans.with(|spans| metrics.watch(&ledger, spans));
     Ok(ledger)
 }

@@ -25,6 +25,7 @@ use crate::config::{self, AdminGuard, Loaded};
 use crate::control::{self, Cause, Leasing, Publish, Reload, Revoke, Watch};
 use crate::credentials::providers::{KeyRings, Rhythm};
 use crate::credentials::{self, Broker};
+use crate::evidence::Observations;
 use crate::gate::Gate;
 use crate::live::{LeaseBook, Live};
 use crate::outcall::Outcall;
@@ -151,7 +152,8 @@ pub fn start(path: &Path, signals: Signals) -> Result<Running, Failed> {
 
     let metrics = Metrics::new();
     let spans = records::Spans::start(&config, outcall)?;
-    let ledger = records::ledger(&config, &state, &spans, &metrics, &clock)?;
+    let observations = Arc::new(Observations::default());
+    let ledger = records::ledger(&config, &state, &spans, &metrics, &observations, &clock)?;
     let (broker, grants) = Broker::new(
         Arc::clone(&clock),
         household.handle().clone(),
@@ -233,6 +235,8 @@ pub fn start(path: &Path, signals: Signals) -> Result<Running, Failed> {
             revoke: Arc::clone(&revoke),
             live: Arc::clone(&live),
             ledger: ledger.clone(),
+            broker: Arc::clone(&house.broker),
+            observations,
             health: Arc::clone(&health),
             metrics: metrics.clone(),
             listeners: config.listeners.iter().map(|listener| (Arc::clone(&listener.name), listener.address.to_string())).collect(),

@@ -112,6 +112,10 @@ pub enum GrantChange {
     Revoked,
     /// The issuer did not take it back: it ends by its own word.
     RevocationFailed,
+    /// Issued beside a request of an observed upstream, and thrown away.
+    Rehearsed,
+    /// Could not have been had, had the upstream been enforced.
+    RehearseFailed,
 }
 
 impl GrantChange {
@@ -125,6 +129,8 @@ impl GrantChange {
             Self::Failed => "failed",
             Self::Revoked => "revoked",
             Self::RevocationFailed => "revocation_failed",
+            Self::Rehearsed => "rehearsed",
+            Self::RehearseFailed => "rehearse_failed",
         }
     }
 }
@@ -149,6 +155,7 @@ impl Event {
             Self::Grant { change: GrantChange::RevocationFailed, .. } => "grant_revocation_failed",
             Self::Revoked { .. } => "revoked",
             Self::Restored { .. } => "restored",
+            Self::Grant { change: change @ (GrantChange::Rehearsed | GrantChange::RehearseFailed), .. } => change.name(),
             Self::KeyRotated { .. } => "key",
         }
     }

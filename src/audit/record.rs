@@ -30,7 +30,9 @@
 //! | `opened` | lost | number of the `opened` line that no record followed |
 //! | `count` | edge | bytes refused before they were a request: how often on this connection |
 //! | `refused`, `edges`, `events` | gap | what could not be recorded while the ledger was unavailable |
-//! | `event`, .. | event | `start`, `stop`, `reload`, `reload_failed`, `grant_issued`, `grant_refreshed`, `grant_discarded`, `grant_failed`, `lease_opened`, `lease_renewed`, `lease_ended`, `key` |
+//! | `event`, .. | event | `start`, `stop`, `reload`, `reload_failed`, `grant_issued`, `grant_refreshed`, `grant_discarded`, `grant_failed`,
+//! | | | `grant_revoked`, `grant_revocation_failed`, `rehearsed`, `rehearse_failed`, `lease_opened`, `lease_renewed`, `lease_ended`,
+//! | | | `revoked`, `restored`, `key` |
 //! | `at`, `instance`, `version`, `cut`, `open`, `mac` | seal | `start`, `interval`, `rotate`, `segment`, `stop`; see `seal` |
 
 use std::net::SocketAddr;

@@ -52,6 +52,10 @@ pub enum Stage {
     Observe {
         /// 30 days ahead at most.
         until: Timestamp,
+        /// The credential of the would-be allow rule is obtained now and then, and thrown away.
+        rehearse: bool,
+        /// Requests whose trace falls below this share of a hundred are treated as in `Enforce`.
+        enforce_percent: u8,
     },
 }
 

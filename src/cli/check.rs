@@ -141,7 +141,11 @@ fn upstream_row(upstream: &Upstream) -> Vec<String> {
     let stage = match upstream.stage {
         _ if !upstream.intercept => "tunnel".to_owned(),
         Stage::Enforce => "enforce".to_owned(),
-        Stage::Observe { until } => format!("observe until {}", until.strftime("%Y-%m-%d %H:%MZ")),
+        Stage::Observe { until, rehearse, enforce_percent } => {
+            let rehearse = if rehearse { ", rehearse" } else { "" };
+            let part = if enforce_percent > 0 { format!(", {enforce_percent} % enforced") } else { String::new() };
+            format!("observe until {}{rehearse}{part}", until.strftime("%Y-%m-%d %H:%MZ"))
+        }
     };
     let origins = upstream.origins.iter().map(origin).collect::<Vec<_>>().join(", ");
     let credentials = if upstream.credentials.is_empty() { "no credential".to_owned() } else { upstream.credentials.join(", ") };

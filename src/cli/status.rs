@@ -60,5 +60,35 @@ fn page(document: &Value) -> String {
             .iter()
             .map(|one| format!("upstream   {:<20} {:<12} {}", word(&one["name"]), word(&one["stage"]), word(&one["owner"]))),
     );
+    for one in list("/upstreams") {
+        observed(&one, &mut lines);
+    }
     lines.join("\n") + "\n"
+}
+
+/// What an observed upstream has to tell: what would be, and whether its credentials could be had.
+fn observed(one: &Value, lines: &mut Vec<String>) {
+    let word = |value: &Value| value.as_str().unwrap_or("-").to_owned();
+    let (name, would) = (word(&one["name"]), &one["would_be"]);
+    if would.is_object() {
+        lines.push(format!("would-be   {name:<20} {} allowed, {} denied", would["allowed"], would["denied"]));
+    }
+    for reason in would["reasons"].as_array().into_iter().flatten() {
+        lines.push(format!(
+            "             {} denied: {} by {}",
+            reason["count"],
+            word(&reason["code"]),
+            reason["rule"].as_str().unwrap_or("no rule")
+        ));
+    }
+    let Some(rehearsals) = one["rehearsals"].as_array() else { return };
+    if rehearsals.is_empty() {
+        lines.push(format!("rehearsal  {name:<20} none yet: no request came that a rule with a credential would allow"));
+    }
+    for rehearsal in rehearsals {
+        let (credential, workload) = (word(&rehearsal["credential"]), word(&rehearsal["workload"]));
+        let count = format!("{} obtained, {} failed", rehearsal["obtained"], rehearsal["failed"]);
+        let ended = rehearsal["failure"].as_str().map_or_else(|| "the swap would work".to_owned(), |why| format!("FAILED at last: {why}"));
+        lines.push(format!("rehearsal  {name:<20} {credential} for {workload}: {count}; {ended}"));
+    }
 }

@@ -324,7 +324,7 @@ impl File {
         match &self.unlisted.0 {
             None | Some(UnlistedConfig::Refuse) => Some(Unlisted::Refuse),
             Some(UnlistedConfig::Observe(observe)) => {
-                let until = observe.build(now, report)?;
+                let until = observe.unlisted(now, report)?;
                 let message = "destinations that no upstream lists are let through, unjudged and unstripped, and recorded";
                 report.warning("unlisted-observed", observe.at(), message, "list what you learn, then write `unlisted: refuse`");
                 Some(Unlisted::Observe { until })

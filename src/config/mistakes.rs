@@ -1042,7 +1042,7 @@ fn the_upstreams() {
         ("credentials: [jwt]", "credentials: [jwt, jwt]"),
         ("credentials: [jwt]", "credentials: [jwt]\n    stage: { observe: { until: soon } }"),
         ("credentials: [jwt]", "credentials: [jwt]\n    stage: { observe: { until: 2026-12-31 } }"),
-        ("credentials: [jwt]", "credentials: [jwt]\n    stage: { observe: { until: 2026-12-01, rehearse: true } }"),
+        ("credentials: [jwt]", "credentials: [jwt]\n    stage: { observe: { until: 2026-12-01, enforce_percent: 100 } }"),
         ("credentials: [jwt]", "credentials: [jwt]\n    stage: shadow"),
         ("credentials: [jwt]", "credentials: [jwt]\n    intercept: false"),
         ("credentials: [jwt]", "credentials: [jwt]\n    strip: { keep: [x-a, \"query:\"], also: [X-A, \"a b\"] }"),
@@ -1253,13 +1253,13 @@ fn the_upstreams() {
        |
        = help: the latest end is 2026-12-21; move it on while you still learn
 
-    error: this binary does not know `rehearse`: it comes with a later version
-      --> exeat.yaml:15:54
+    error: `enforce_percent` is a share from 1 to 99
+      --> exeat.yaml:15:61
        |
-    15 |     stage: { observe: { until: 2026-12-01, rehearse: true } }
-       |                                                      ^^^^
+    15 |     stage: { observe: { until: 2026-12-01, enforce_percent: 100 } }
+       |                                                             ^^^
        |
-       = help: remove the field; would-be decisions are recorded without it
+       = help: write `stage: enforce` for all of it, and leave the field out for none
 
     error[unknown-word]: unknown word `shadow`
       --> exeat.yaml:15:12

@@ -17,7 +17,9 @@ pub const PROVIDES: &[&str] = &[
     "inject.query",
     "policy.v1",
     "revocations.file",
+    "stage.enforce_percent",
     "stage.observe",
+    "stage.rehearse",
 ];
 
 /// The JSON Schema (draft 2020-12) of `exeat: config/v1`, for editors and for `exeat schema`.

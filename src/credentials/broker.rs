@@ -11,9 +11,10 @@ use tokio::sync::{mpsc, watch};
 use super::credential::{Credential, GrantId, IssueError};
 use super::definition::{Definitions, Digest};
 use super::event::{Cause, GrantEvent, Happening};
-use super::flight;
+use super::rehearsal::{Rehearsal, Stages};
 use super::slot::{Discard, Flight, Key, Landed, Next, Slot, Under, after};
 use super::worker_cache::{self, Ask};
+use super::{flight, rehearsal};
 use crate::clock::{Clock, Timestamp};
 use crate::identity::SpiffeId;
 use crate::policy::{GrantTerms, Permit, Plan};
@@ -75,6 +76,7 @@ pub(super) struct Inner {
     /// Moves on each discard: what workers remember from before is void.
     epoch: AtomicU64,
     pub table: Mutex<FxHashMap<Key, Slot>>,
+    pub stages: Stages,
     pub clock: Arc<dyn Clock>,
     pub household: Handle,
     pub fingerprints: Arc<FingerprintKey>,
@@ -98,6 +100,7 @@ impl Broker {
             id: BROKERS.fetch_add(1, Ordering::Relaxed),
             epoch: AtomicU64::new(1),
             table: Mutex::default(),
+            stages: Stages::default(),
             clock,
             household,
             fingerprints,
@@ -134,6 +137,7 @@ impl Broker {
     #[expect(clippy::must_use_candidate, reason = "called for what it does; the count is for the log")]
     pub fn reloaded(&self, definitions: &Definitions) -> usize {
         let current = |key: &Key| definitions.get(&key.terms.profile.name).is_some_and(|definition| definition.digest == key.definition);
+        self.0.stages.retain(current);
         self.0.sweep(Cause::Reload, |key, _| current(key)).len()
     }
 
@@ -146,6 +150,23 @@ impl Broker {
             let id = slot.held.as_ref().map_or(&unknown, |held| &held.credential.grant);
             !doomed(Grant { id, workload: &key.workload, upstream: &key.upstream.name, terms: &key.terms, lease: key.lease_id() })
         })
+    }
+
+    /// Rehearses what a permit would have put on, if it is time to: at most one at a time and one a second for an upstream, and seldom
+    /// again what was had already. Costs a look at a table that nobody waits for; the issue itself runs beside all requests, its result is
+    /// in no cache and is thrown away.
+    pub fn rehearse(&self, permit: &Permit, definitions: &Definitions, now: Timestamp) {
+        let Some(terms) = permit.rehearsal() else { return };
+        let Some(definition) = definitions.get(&terms.profile.name) else { return };
+        // Whatever lease the request would go by: a rehearsal shows whether the issuer gives it, and is thrown away.
+        let ask = Ask { workload: permit.workload(), upstream: permit.upstream(), terms, definition, lease: None };
+        rehearsal::rehearse(&self.0, ask, now);
+    }
+
+    /// How the rehearsals of an upstream went, by credential and workload.
+    #[must_use]
+    pub fn rehearsals(&self, upstream: &str) -> Vec<Rehearsal> {
+        self.0.stages.report(upstream)
     }
 
     /// Keys held now.
@@ -322,7 +343,7 @@ fn ask<'a>(permit: &'a Permit, definitions: &'a Definitions) -> Result<Ask<'a>, 
     Ok(Ask { workload: permit.workload(), upstream: permit.upstream(), terms, definition, lease })
 }
 
-fn key(ask: Ask<'_>) -> Key {
+pub(super) fn key(ask: Ask<'_>) -> Key {
     Key {
         workload: ask.workload.id.clone(),
         upstream: Arc::clone(ask.upstream),

@@ -58,6 +58,16 @@ pub enum Happening {
         /// Why.
         cause: Cause,
     },
+    /// Issued beside a request of an observed upstream, and thrown away.
+    Rehearsed {
+        /// How long the issuer took.
+        took: Duration,
+    },
+    /// Could not have been had, had the upstream been enforced.
+    RehearseFailed {
+        /// Why.
+        error: IssueError,
+    },
     /// Not issued.
     Failed {
         /// Why.
@@ -75,6 +85,8 @@ impl Happening {
             Self::Issued { .. } => "grant_issued",
             Self::Refreshed { .. } => "grant_refreshed",
             Self::Discarded { .. } => "grant_discarded",
+            Self::Rehearsed { .. } => "rehearsed",
+            Self::RehearseFailed { .. } => "rehearse_failed",
             Self::Failed { .. } => "grant_failed",
         }
     }

@@ -30,6 +30,29 @@ pub(super) fn start(inner: &Arc<Inner>, key: Key, definition: Arc<Definition>, f
     drop(household.spawn(journey.fly()));
 }
 
+/// Issues for nobody: the whole way of an issue but its landing. What came is dropped, and so wiped, before this returns.
+pub(super) async fn rehearse(inner: &Arc<Inner>, key: Key, definition: Arc<Definition>) -> Result<Duration, IssueError> {
+    let flight = Arc::new(Flight { outcome: watch::Sender::new(None), withdrawn: AtomicBool::new(false) });
+    let journey = Journey { inner: Arc::clone(inner), key, definition, flight, landed: true };
+    let (grant, began) = (new_grant(), inner.clock.instant());
+    let issued = match tokio::time::timeout(inner.limits.obtain, journey.issue(grant.clone())).await {
+        Ok(issued) => issued,
+        Err(_) => Err(journey.unavailable("its issuer did not answer within the obtain deadline; check that it is reachable")),
+    };
+    let (now, took) = (inner.clock.now(), inner.clock.instant().saturating_duration_since(began));
+    match issued {
+        Ok((held, record)) => {
+            record.send(event(&journey.key, now, &held.credential, Happening::Rehearsed { took }));
+            Ok(took)
+        }
+        Err(error) => {
+            let what = Happening::RehearseFailed { error: error.clone() };
+            inner.tell(GrantEvent { what, ..failure(&journey.key, now, &grant, error.clone(), now) });
+            Err(error)
+        }
+    }
+}
+
 struct Journey {
     inner: Arc<Inner>,
     key: Key,

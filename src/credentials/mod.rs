@@ -6,7 +6,8 @@
 //!
 //! One [`Broker`] serves all workers. What a worker was given it finds again without a lock; else the table of all keys is asked, and
 //! a missing credential is issued once however many wait. Issues run on the household's runtime. Each grant leaves a
-//! [`GrantEvent`], and its place is taken before the issuer is asked.
+//! [`GrantEvent`], and its place is taken before the issuer is asked. An observed upstream may rehearse: its credentials are obtained
+//! beside the traffic, now and then, and thrown away.
 
 mod broker;
 mod credential;
@@ -15,6 +16,7 @@ mod event;
 mod flight;
 mod provider;
 pub mod providers;
+mod rehearsal;
 mod slot;
 #[cfg(test)]
 mod tests;
@@ -25,4 +27,5 @@ pub use credential::{Credential, GrantId, IssueError};
 pub use definition::{Definition, Definitions, Digest};
 pub use event::{Cause, GrantEvent, Happening};
 pub use provider::{CredentialProvider, IssueRequest, Issued, Issuing, Recall, SourceMark};
+pub use rehearsal::Rehearsal;
 pub use slot::Discard;

@@ -525,3 +525,71 @@ proptest! {
         });
     }
 }
+
+#[tokio::test]
+async fn a_rehearsal_is_thrown_away_and_seldom() {
+    let mut house = House::new(Counting::default());
+    let rehearse = |house: &House| rehearsal::rehearse(&house.broker.0, house.ask(), house.now());
+    rehearse(&house);
+    let event = house.event().await;
+    assert!(matches!(event.what, Happening::Rehearsed { .. }), "{event:?}");
+    house.rehearsed(1, 0).await;
+    assert_eq!(house.issues(), 1);
+    assert!(house.broker.is_empty() && house.cached().is_none(), "it is in no cache");
+    for _ in 0..100 {
+        rehearse(&house);
+        house.pass(1);
+        tokio::task::yield_now().await;
+        if house.issues() > 1 {
+            break;
+        }
+    }
+    assert_eq!(house.issues(), 2, "what was had is tried again after a minute");
+    house.event().await;
+    house.rehearsed(2, 0).await;
+    // Another credential of the same upstream waits for its second, not for the minute.
+    house.terms = terms(&house.definition.profile, &["a", "b"]);
+    rehearse(&house);
+    house.event().await;
+    house.terms = terms(&house.definition.profile, &["b"]);
+    rehearse(&house);
+    tokio::task::yield_now().await;
+    assert_eq!(house.issues(), 3, "at most one a second for one upstream");
+}
+
+#[tokio::test]
+async fn a_rehearsal_that_fails_says_why_and_delays_nobody() {
+    let mut house = House::new(Counting { fails: true.into(), gate: Some(Semaphore::new(0)), ..Counting::default() });
+    rehearsal::rehearse(&house.broker.0, house.ask(), house.now());
+    house.provider.asked.notified().await;
+    house.pass(5);
+    rehearsal::rehearse(&house.broker.0, house.ask(), house.now());
+    tokio::task::yield_now().await;
+    assert_eq!(house.issues(), 1, "one at a time, however long it takes");
+    house.provider.gate.as_ref().unwrap().add_permits(1);
+    let event = house.event().await;
+    assert!(matches!(&event.what, Happening::RehearseFailed { error: IssueError::Unavailable { .. } }), "{event:?}");
+    house.rehearsed(0, 1).await;
+    let report = &house.broker.rehearsals("u")[0];
+    assert_eq!(report.failure.as_deref(), Some("credential `c` cannot be issued now: told to"));
+    assert_eq!(report.scopes.as_deref().map(<[Arc<str>]>::len), Some(1));
+    // A failed rehearsal is no failure of the real thing: the next request asks the issuer.
+    house.provider.fails.store(false, Ordering::SeqCst);
+    house.provider.gate.as_ref().unwrap().add_permits(1);
+    assert!(house.obtain().await.is_ok());
+    house.broker.reloaded(&Definitions::new(Vec::new()));
+    assert!(house.broker.rehearsals("u").is_empty(), "what was rehearsed under a definition that is gone says nothing");
+}
+
+impl House {
+    async fn rehearsed(&self, obtained: u64, failed: u64) {
+        let done = || self.broker.rehearsals("u").first().map(|one| (one.obtained, one.failed)) == Some((obtained, failed));
+        for _ in 0..10_000 {
+            if done() {
+                return;
+            }
+            tokio::task::yield_now().await;
+        }
+        panic!("{:?}", self.broker.rehearsals("u"));
+    }
+}

@@ -16,7 +16,7 @@ use crate::clock::Clock;
 use crate::credentials::{Broker, Credential, IssueError};
 use crate::identity::{Caller, Identified, Workload};
 use crate::live::Live;
-use crate::policy::{self, AccessRequest, Decision, Leased, Permit, Plan};
+use crate::policy::{self, AccessRequest, Decision, Leased, Permit, Plan, share_of};
 use crate::refusal::{Code, Refusal};
 use crate::secret::FingerprintKey;
 use crate::snapshot::Snapshot;
@@ -82,7 +82,7 @@ impl Gate {
     }
 
     /// Whether a live passage would still be allowed by this snapshot, and by which permit; `parts` is the head that was judged, `lease` the
-    /// lease that it went by. It has paid: nothing is charged.
+    /// lease that it went by, `share` where its trace falls. It has paid: nothing is charged.
     ///
     /// # Errors
     /// The refusal that the request would get now.
@@ -93,6 +93,7 @@ impl Gate {
         parts: &Parts,
         tunnel: bool,
         lease: Option<&str>,
+        share: u8,
     ) -> Result<Permit, Refusal> {
         ready(snapshot)?;
         let (upstream, destination) = find(snapshot, arrival, parts)?;
@@ -106,6 +107,7 @@ impl Gate {
             parts,
             peer: &arrival.peer,
             tunnel,
+            share,
         };
         let allowed = snapshot.policies.still_allows(&request, &stripped, &self.live, self.clock.now(), lease);
         allowed.map_err(|denied| denied.refusal())
@@ -171,7 +173,8 @@ impl Gate {
         let Judged { upstream, destination, workload, tunnel } = judged;
         let (action, stripped) = self.read(snapshot, upstream, parts)?;
         access.grpc = action.grpc.is_some();
-        let request = AccessRequest { workload, upstream, destination: &destination, action: &action, parts, peer: &arrival.peer, tunnel };
+        let (share, peer) = (share_of(&access.trace.trace), &arrival.peer);
+        let request = AccessRequest { workload, upstream, destination: &destination, action: &action, parts, peer, tunnel, share };
         let Decision { outcome, would_be, .. } = self.decide(snapshot, &request, &stripped).await;
         let now = self.clock.now();
         let (findings, strip) = stripped.into_parts();
@@ -189,6 +192,7 @@ impl Gate {
             Plan::AsIs => {
                 access.observed = true;
                 access.findings.iter_mut().for_each(|finding| finding.kept = true);
+                self.broker.rehearse(&permit, &snapshot.definitions, now);
                 None
             }
             Plan::Bare => None,

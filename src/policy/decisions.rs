@@ -548,3 +548,36 @@ because    its quota is reached (1/day per workload); another request can succee
 worst case of any request: 8 nodes, 1 postings, 0 conditions (about 2 us), at upstream `stripe`, with a lease and limits
 "#);
 }
+
+#[test]
+fn an_observed_upstream_rehearses_what_its_rules_would_grant() {
+    let set = set(
+        "  - { id: entries, effect: allow, to: [trial], methods: [GET], paths: [/entries], grant: jwt-ledger }\n  - { id: bare, effect: allow, to: [trial], methods: [GET], paths: [/bare], grant: none }\n",
+    );
+    let rehearsal = |line: &str| {
+        let permit = ask("trial", line).decide(&set).outcome.unwrap();
+        assert_eq!(permit.plan(), &super::Plan::AsIs, "what passes is what came");
+        permit.rehearsal().map(|terms| terms.profile.name.to_string())
+    };
+    assert_eq!(rehearsal("GET /entries").as_deref(), Some("jwt-ledger"));
+    assert_eq!(rehearsal("GET /bare"), None, "nothing would be put on");
+    assert_eq!(rehearsal("GET /other"), None, "it would be refused");
+    let enforced = ask("ledger", "GET /entries").at("2026-12-01T00:00:00Z").decide(&set);
+    assert!(enforced.outcome.is_err());
+}
+
+#[test]
+fn a_share_of_an_observed_upstream_is_enforced() {
+    let set = set("  - { id: entries, effect: allow, to: [trial], methods: [GET], paths: [/entries], grant: jwt-ledger }\n");
+    let line = |share: u8, line: &str| Ask { share, ..ask("trial", line) }.line(&set);
+    assert_eq!(line(9, "GET /entries"), "allow entries jwt-ledger");
+    assert_eq!(line(9, "GET /other"), "no_rule -");
+    assert_eq!(line(10, "GET /entries"), "allow - as-is ~= allow entries");
+    assert_eq!(line(10, "GET /other"), "allow - as-is ~! no_rule -");
+    let mut shares = [0_u32; 100];
+    for at in 0..100_000_u128 {
+        shares[usize::from(super::share_of(&(at * 0x9e37_79b9_7f4a_7c15_f39c).to_be_bytes()))] += 1;
+    }
+    assert!(shares.iter().all(|count| (700..1_300).contains(count)), "{shares:?}");
+    assert_eq!(super::share_of(&[0xa1; 16]), super::share_of(&[0xa1; 16]));
+}

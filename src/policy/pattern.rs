@@ -253,6 +253,12 @@ impl PathPattern {
     }
 }
 
+/// Whether a path pattern can name this segment: what it cannot name, only `*` stands for.
+#[must_use]
+pub fn is_path_literal(segment: &str) -> bool {
+    !segment.is_empty() && !segment.contains('*') && path_literal(segment).is_ok()
+}
+
 fn path_literal(part: &str) -> Result<(), PatternError> {
     let odd = |c: char| c.is_whitespace() || c.is_control() || matches!(c, '?' | '#' | '\\' | ';' | '\u{fffd}');
     if matches!(part, "." | "..") || part.contains(odd) {

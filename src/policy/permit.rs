@@ -58,6 +58,7 @@ pub struct Permit {
     pub(super) workload: Arc<Workload>,
     pub(super) upstream: Arc<Upstream>,
     pub(super) plan: Plan,
+    pub(super) rehearsal: Option<Arc<GrantTerms>>,
     pub(super) rule: Option<RuleRef>,
     /// Of the rule: its end, its window's, and how old a lease it takes.
     pub(super) until: Option<Timestamp>,
@@ -81,6 +82,13 @@ impl Permit {
     #[must_use]
     pub const fn plan(&self) -> &Plan {
         &self.plan
+    }
+
+    /// What would be put on if the upstream were enforced, to be obtained beside the request and thrown away; only where the upstream
+    /// rehearses, and its plan is then [`Plan::AsIs`].
+    #[must_use]
+    pub const fn rehearsal(&self) -> Option<&Arc<GrantTerms>> {
+        self.rehearsal.as_ref()
     }
 
     /// The rule that allowed it; `None` when the stage did.

@@ -235,12 +235,23 @@ impl PolicySet {
         self.rules.is_empty()
     }
 
+    /// How many of its rules are shadows.
+    #[must_use]
+    pub fn shadows(&self) -> usize {
+        self.rules.iter().filter(|rule| rule.shadow).count()
+    }
+
+    /// Its allow rules, shadows too.
+    pub fn allows(&self) -> impl Iterator<Item = &RuleRef> {
+        self.rules.iter().filter(|rule| rule.effect == Effect::Allow).map(|rule| &rule.name)
+    }
+
     pub(super) fn is_listed(&self, request: &AccessRequest<'_>) -> bool {
         request.upstream.index.0 < self.upstreams
     }
 
     /// One walk for one reading.
-    fn judge(&self, env: &Env<'_>, method: Methods) -> Registers {
+    pub(super) fn judge(&self, env: &Env<'_>, method: Methods) -> Registers {
         let mut registers = Registers::default();
         let path = self.index.paths.segments(segments(env.path));
         self.index.each_root(&env.request.workload.id, env.request.upstream.index.0, &mut |root| {
@@ -303,6 +314,9 @@ impl PolicySet {
             None => Ok(true),
             Some(_) => self.condition(rule).map_or(Err(super::Failed::Absent), |condition| condition.holds(&env.seeing(lease))),
         };
+        if env.favours(value) {
+            return rule.effect == Effect::Allow;
+        }
         match rule.effect {
             Effect::Allow => value == Ok(true),
             Effect::Deny => value != Ok(false),
@@ -316,10 +330,12 @@ impl PolicySet {
 
     fn observe(&self, question: &Question<'_>, going: &Going<'_>, found: &Walked, until: Timestamp) -> Decision {
         let denied = found.floor.is_some().then(|| self.denied(Code::Denied, found.floor.rule()));
-        let would = match found.would.outcome() {
+        let chosen = found.would.outcome();
+        let would = match chosen {
             Ok(rule) => self.would(question, going, rule),
             refused => self.name(refused),
         };
+        let rehearsal = if would.is_ok() { self.rehearsal(question.request, chosen) } else { None };
         let would_be = Some(WouldBe { changed: would.is_err() != denied.is_some(), outcome: would });
         let outcome = match denied {
             Some(denied) => Err(denied),
@@ -327,12 +343,19 @@ impl PolicySet {
                 workload: Arc::clone(question.request.workload),
                 upstream: Arc::clone(question.request.upstream),
                 plan: Plan::AsIs,
+                rehearsal,
                 rule: None,
                 until: Some(until),
                 lease: None,
             }),
         };
         Decision { outcome, would_be, unreserved: None }
+    }
+
+    /// What the would-be allow rule grants, where the observed upstream rehearses.
+    fn rehearsal(&self, request: &AccessRequest<'_>, would: Result<usize, (Code, Option<usize>)>) -> Option<Arc<GrantTerms>> {
+        let Stage::Observe { rehearse: true, .. } = request.upstream.stage else { return None };
+        self.rules.get(would.ok()?)?.grant.clone()
     }
 
     fn permit(&self, request: &AccessRequest<'_>, rule: usize, lease: Option<Leased>, now: Timestamp) -> Option<Permit> {
@@ -345,6 +368,7 @@ impl PolicySet {
             workload: Arc::clone(request.workload),
             upstream: Arc::clone(request.upstream),
             plan: rule.grant.as_ref().map_or(Plan::Bare, |terms| Plan::Swap(Arc::clone(terms))),
+            rehearsal: None,
             rule: Some(rule.name.clone()),
             until: [rule.expires, closes, oldest].into_iter().flatten().min(),
             lease,
@@ -382,7 +406,7 @@ fn touched<'a>(request: &AccessRequest<'a>) -> Touched<'a> {
 /// The end of the observation that the upstream is in, if it is in one: after its end the rules hold.
 pub(super) fn observed(request: &AccessRequest<'_>, now: Timestamp) -> Option<Timestamp> {
     match request.upstream.stage {
-        Stage::Observe { until } if now < until => Some(until),
+        Stage::Observe { until, enforce_percent, .. } if now < until && request.share >= enforce_percent => Some(until),
         Stage::Observe { .. } | Stage::Enforce => None,
     }
 }

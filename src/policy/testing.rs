@@ -58,7 +58,7 @@ pub(super) fn catalogue() -> Catalogue {
         upstream(5, "bare", Scheme::Https, "203.0.113.7", &["jwt-ledger"]),
     ];
     all[2].intercept = false;
-    all[4].stage = Stage::Observe { until: "2026-12-01T00:00:00Z".parse().unwrap() };
+    all[4].stage = Stage::Observe { until: "2026-12-01T00:00:00Z".parse().unwrap(), rehearse: true, enforce_percent: 10 };
     Catalogue::new(all.into_iter().map(Arc::new).collect()).unwrap()
 }
 
@@ -122,6 +122,7 @@ pub(super) struct Ask {
     pub(super) peer: Peer,
     pub(super) tunnel: bool,
     pub(super) now: Timestamp,
+    pub(super) share: u8,
 }
 
 /// `METHOD /path?query` to an upstream, by the billing application.
@@ -138,6 +139,7 @@ pub(super) fn ask(upstream: &str, line: &str) -> Ask {
         parts,
         peer: Peer::Tcp { address: "10.1.2.3:4711".parse().unwrap(), uid: Some(1001) },
         now: now(),
+        share: 99,
     }
 }
 
@@ -191,6 +193,7 @@ impl Ask {
             parts: &self.parts,
             peer: &self.peer,
             tunnel: self.tunnel,
+            share: self.share,
         };
         use_it(&request, &stripped)
     }

@@ -172,7 +172,7 @@ impl Worker {
                 passage.judged.set(Some(snapshot.revision));
                 let tunnel = passage.head().method == http::Method::CONNECT;
                 let lease = passage.lease();
-                match self.gate().rejudge(&snapshot, passage.conn().arrival(), passage.head(), tunnel, lease.as_deref()) {
+                match self.gate().rejudge(&snapshot, passage.conn().arrival(), passage.head(), tunnel, lease.as_deref(), passage.share()) {
                     Ok(permit) => passage.until.set(permit.until_by_rule()),
                     Err(_) => passage.end(Ended::Denied),
                 }

@@ -21,6 +21,7 @@ use crate::audit::{Access, Outcome, Slot};
 use crate::clock::Timestamp;
 use crate::identity::Workload;
 use crate::live::{Block, Blocks, Touched};
+use crate::policy::share_of;
 use crate::refusal::Refusal;
 use crate::strip::Finding;
 
@@ -249,6 +250,11 @@ impl Passage {
     /// When the head was complete.
     pub(super) const fn began(&self) -> Instant {
         self.began
+    }
+
+    /// Where its trace falls, of a hundred.
+    pub(super) fn share(&self) -> u8 {
+        self.lend().as_ref().map_or(99, |access| share_of(&access.trace.trace))
     }
 
     /// Borrows what is remembered.

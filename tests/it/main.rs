@@ -19,6 +19,7 @@
 )]
 
 mod addresses;
+mod adoption;
 mod canary;
 mod drain;
 mod harness;

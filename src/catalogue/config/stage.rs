@@ -28,8 +28,10 @@ pub enum StageConfig {
 pub struct ObserveConfig {
     /// A date (its first moment in UTC) or a time, 30 days ahead at most. From then on the rules hold.
     until: WrittenTime,
-    #[schemars(skip)]
+    /// Obtain the credential of the would-be allow rule now and then (at most one a second), beside the traffic, and throw it away.
     rehearse: Option<Spanned<bool>>,
+    /// Enforce for this share of the traffic, 1 to 99, chosen by a hash of the trace id.
+    enforce_percent: Option<Spanned<u8>>,
 }
 
 impl StageConfig {
@@ -37,7 +39,7 @@ impl StageConfig {
     pub fn build(&self, now: Timestamp, report: &mut Report) -> Option<Stage> {
         match self {
             Self::Enforce => Some(Stage::Enforce),
-            Self::Observe(observe) => observe.build(now, report).map(|until| Stage::Observe { until }),
+            Self::Observe(observe) => observe.stage(now, report),
         }
     }
 }
@@ -49,12 +51,36 @@ impl ObserveConfig {
         self.until.at()
     }
 
-    /// The end of the observation, at most 30 days from now; one that has passed is a warning.
-    pub fn build(&self, now: Timestamp, report: &mut Report) -> Option<Timestamp> {
-        if let Some(rehearse) = &self.rehearse {
-            let hint = "remove the field; would-be decisions are recorded without it";
-            report.error_hint(rehearse.at, "this binary does not know `rehearse`: it comes with a later version", hint);
+    fn stage(&self, now: Timestamp, report: &mut Report) -> Option<Stage> {
+        let rehearse = self.rehearse.as_ref().is_some_and(|rehearse| rehearse.value);
+        let enforce_percent = match &self.enforce_percent {
+            Some(percent) if !(1..=99).contains(&percent.value) => {
+                let hint = "write `stage: enforce` for all of it, and leave the field out for none";
+                report.error_hint(percent.at, "`enforce_percent` is a share from 1 to 99", hint);
+                None
+            }
+            Some(percent) => Some(percent.value),
+            None => Some(0),
+        };
+        let until = self.end(now, report)?;
+        Some(Stage::Observe { until, rehearse, enforce_percent: enforce_percent? })
+    }
+
+    /// The end of an observation of what no upstream lists: there is nothing to rehearse and no rule to enforce.
+    pub fn unlisted(&self, now: Timestamp, report: &mut Report) -> Option<Timestamp> {
+        for (place, name) in
+            [(self.rehearse.as_ref().map(|at| at.at), "rehearse"), (self.enforce_percent.as_ref().map(|at| at.at), "enforce_percent")]
+        {
+            if let Some(place) = place {
+                let message = format!("`{name}` belongs to an upstream: no rule speaks of what is not listed");
+                report.error_hint(place, message, "list the destination under `upstreams`, or remove the field");
+            }
         }
+        self.end(now, report)
+    }
+
+    /// The end of the observation, at most 30 days from now; one that has passed is a warning.
+    fn end(&self, now: Timestamp, report: &mut Report) -> Option<Timestamp> {
         let until = self.until.build(report)?;
         if until.duration_since(now) > jiff::SignedDuration::try_from(LONGEST).unwrap_or(jiff::SignedDuration::MAX) {
             let latest = jiff::SignedDuration::try_from(LONGEST).ok().and_then(|longest| now.checked_add(longest).ok()).unwrap_or(now);

@@ -3,6 +3,11 @@
 mod command;
 mod diff;
 mod explain;
+mod log;
+mod promote;
+mod replay;
+mod suggest;
+mod unused;
 mod reach;
 mod test;
 mod world;

@@ -184,7 +184,7 @@ fn terms(text: &mut String, access: &Access) {
 
 fn until(upstream: &Upstream, at: Timestamp) -> Option<Timestamp> {
     match upstream.stage {
-        Stage::Observe { until } if at < until => Some(until),
+        Stage::Observe { until, .. } if at < until => Some(until),
         Stage::Observe { .. } | Stage::Enforce => None,
     }
 }

@@ -26,7 +26,19 @@ pub(in crate::policy) struct Env<'a> {
     pub(in crate::policy) going: &'a Going<'a>,
     /// The lease that the rule's condition reads.
     lease: Option<&'a Lease>,
+    head: Head,
     item: Item<'a>,
+}
+
+/// Whether the head is at hand.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Head {
+    Whole,
+    /// Only what a record keeps of it: neither headers nor query.
+    Recorded {
+        /// What cannot be known is taken to be in favour of the request.
+        in_favour: bool,
+    },
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -57,6 +69,9 @@ pub enum Failed {
     /// Beyond what a point in time can be.
     #[error("a time is out of range")]
     Range,
+    /// Records do not hold headers, query or body size.
+    #[error("it reads what records do not hold")]
+    Unrecorded,
 }
 
 /// Room for a value that has to be decoded or lowered; untouched (and not cleared) until then.
@@ -113,12 +128,27 @@ impl Condition {
 impl<'a> Env<'a> {
     /// Nothing is read before a condition asks for it.
     pub(in crate::policy) const fn new(going: &'a Going<'a>, stripped: &'a Stripped, path: &'a str) -> Self {
-        Self { request: going.request(), stripped, path, now: going.now(), going, lease: None, item: Item::None }
+        Self { request: going.request(), stripped, path, now: going.now(), going, lease: None, head: Head::Whole, item: Item::None }
     }
 
     /// The same with the lease that a condition reads.
     pub(in crate::policy) const fn seeing(self, lease: Option<&'a Lease>) -> Self {
         Self { lease, ..self }
+    }
+
+    /// Of a request that only a record is left of.
+    pub(in crate::policy) const fn recorded(self, in_favour: bool) -> Self {
+        Self { head: Head::Recorded { in_favour }, ..self }
+    }
+
+    /// Whether a condition without a value for want of a record is taken to be in favour of the request.
+    pub(in crate::policy) fn favours(&self, value: Result<bool, Failed>) -> bool {
+        value == Err(Failed::Unrecorded) && self.head == Head::Recorded { in_favour: true }
+    }
+
+    /// The lease that the condition reads; a record tells at most that there was one.
+    fn lease(&self) -> Result<Option<&'a Lease>, Failed> {
+        if self.head == Head::Whole { Ok(self.lease) } else { Err(Failed::Unrecorded) }
     }
 
     fn test(&self, test: &Test) -> Result<bool, Failed> {
@@ -157,8 +187,8 @@ impl<'a> Env<'a> {
                 Lookup::Once(_) | Lookup::Repeated => Ok(true),
                 Lookup::Disputed => Err(Failed::Repeated),
             },
-            Test::LeaseActive => Ok(self.lease.is_some_and(|lease| self.going.uses_left(lease) != Some(0))),
-            Test::HasLeaseAttribute(key) => Ok(self.lease.is_some_and(|lease| lease.attributes.contains_key(&**key))),
+            Test::LeaseActive => Ok(self.lease()?.is_some_and(|lease| self.going.uses_left(lease) != Some(0))),
+            Test::HasLeaseAttribute(key) => Ok(self.lease()?.is_some_and(|lease| lease.attributes.contains_key(&**key))),
             Test::AnyText(items, inner) => self.fold(items.iter().map(|item| Item::Text(item)), inner, true),
             Test::AllText(items, inner) => self.fold(items.iter().map(|item| Item::Text(item)), inner, false),
             Test::AnyNumber(items, inner) => self.fold(items.iter().map(|item| Item::Number(*item)), inner, true),
@@ -236,7 +266,9 @@ impl<'a> Env<'a> {
                 Peer::Tcp { uid: Some(uid), .. } | Peer::Unix { uid, .. } => Ok(i64::from(*uid)),
                 Peer::Tcp { uid: None, .. } => Err(Failed::Absent),
             },
-            NumberAttribute::LeaseUsesLeft => self.lease.and_then(|lease| self.going.uses_left(lease)).map(i64::from).ok_or(Failed::Absent),
+            NumberAttribute::LeaseUsesLeft => {
+                self.lease()?.and_then(|lease| self.going.uses_left(lease)).map(i64::from).ok_or(Failed::Absent)
+            }
             NumberAttribute::BodySize => {
                 let digits = self.header(&CONTENT_LENGTH)?;
                 if digits.is_empty() || !digits.bytes().all(|byte| byte.is_ascii_digit()) {
@@ -262,7 +294,7 @@ impl<'a> Env<'a> {
                 Lookup::Once(text) => Ok(Raw { text, encoded: true, lower: false }),
             },
             Text::LeaseAttribute(key) => {
-                let text = self.lease.and_then(|lease| lease.attributes.get(&**key)).ok_or(Failed::Absent)?;
+                let text = self.lease()?.and_then(|lease| lease.attributes.get(&**key)).ok_or(Failed::Absent)?;
                 Ok(Raw::plain(text))
             }
             Text::Item => match self.item {
@@ -291,7 +323,7 @@ impl<'a> Env<'a> {
             TextAttribute::Method => self.request.action.method.as_str(),
             TextAttribute::Path if self.request.tunnel => return Err(Failed::Hidden),
             TextAttribute::Path => self.path,
-            TextAttribute::LeaseKind => &self.lease.ok_or(Failed::Absent)?.kind,
+            TextAttribute::LeaseKind => &self.lease()?.ok_or(Failed::Absent)?.kind,
             TextAttribute::ContentType => {
                 let value = self.header(&CONTENT_TYPE)?;
                 let kind = value.split(';').next().unwrap_or_default().trim_matches([' ', '\t']);
@@ -305,6 +337,9 @@ impl<'a> Env<'a> {
         if self.request.tunnel {
             return Err(Failed::Hidden);
         }
+        if self.head != Head::Whole {
+            return Err(Failed::Unrecorded);
+        }
         match self.stripped.header(self.request.parts, name) {
             None => Err(Failed::Absent),
             Some(Err(())) => Err(Failed::Repeated),
@@ -315,6 +350,9 @@ impl<'a> Env<'a> {
     fn lookup(&self, key: &str) -> Result<Lookup<'_>, Failed> {
         if self.request.tunnel {
             return Err(Failed::Hidden);
+        }
+        if self.head != Head::Whole {
+            return Err(Failed::Unrecorded);
         }
         Ok(query::find(self.stripped.query(self.request.parts), key))
     }
@@ -347,7 +385,7 @@ const fn present(found: Result<(), Failed>) -> Result<bool, Failed> {
     match found {
         Ok(()) | Err(Failed::Repeated | Failed::Form | Failed::TooLong | Failed::Range) => Ok(true),
         Err(Failed::Absent) => Ok(false),
-        Err(Failed::Hidden) => Err(Failed::Hidden),
+        Err(why @ (Failed::Hidden | Failed::Unrecorded)) => Err(why),
     }
 }
 
@@ -356,6 +394,10 @@ fn decide(mut values: impl Iterator<Item = Result<bool, Failed>>, wanted: bool) 
     let found = values.any(|value| match value {
         Ok(value) => value == wanted,
         Err(why) => {
+            // What is not known could still decide; another error could not.
+            if why == Failed::Unrecorded {
+                failed = Some(why);
+            }
             failed.get_or_insert(why);
             false
         }

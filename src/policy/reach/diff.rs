@@ -157,7 +157,7 @@ pub fn diff(before: Side<'_>, after: Side<'_>, at: Timestamp) -> Vec<Change> {
 
 fn stages(before: &Catalogue, after: &Catalogue, at: Timestamp) -> Vec<Change> {
     let until = |stage: Stage| match stage {
-        Stage::Observe { until } if at < until => Some(until),
+        Stage::Observe { until, .. } if at < until => Some(until),
         Stage::Observe { .. } | Stage::Enforce => None,
     };
     let text = |until: Option<Timestamp>| until.map(|until| until.to_string()).unwrap_or_default();

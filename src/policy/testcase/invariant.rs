@@ -93,7 +93,7 @@ impl Invariant {
     /// At an upstream that is only observed everything passes that no floor denies.
     fn observed(&self, ground: &Ground<'_>, spot: Spot, trust_domain: &str) -> Option<String> {
         let upstream = ground.catalogue.all().get(spot.upstream as usize)?;
-        let Stage::Observe { until } = upstream.stage else { return None };
+        let Stage::Observe { until, .. } = upstream.stage else { return None };
         if until <= self.at {
             return None;
         }

@@ -177,6 +177,8 @@ impl Question {
             parts,
             peer: &self.peer,
             tunnel: self.tunnel,
+            // asked by hand: of an upstream that is enforced in part, the other part
+            share: 99,
         };
         Ok(use_it(&request, &stripped))
     }
