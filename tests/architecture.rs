@@ -57,7 +57,10 @@ const FENCES: &[(&str, &[&str])] = &[
     ("jsonwebtoken", &["jose"]),
     ("arc_swap", &["snapshot", "live", "identity"]),
     ("std::env", &["config", "cli"]),
-    (".expose()", &["secret", "state", "inject", "credentials/providers", "jose", "tls", "outcall", "telemetry/init"]),
+    (
+        ".expose()",
+        &["secret", "state", "inject", "credentials/providers", "identity/kubernetes", "jose", "tls", "outcall", "telemetry/init"],
+    ),
 ];
 
 fn sources(dir: &Path, found: &mut Vec<PathBuf>) {

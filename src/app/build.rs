@@ -4,6 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use rustc_hash::FxHashMap;
+use rustls::ServerConfig;
 
 use crate::catalogue::{Catalogue, Placement, Profile, Protocol, Roots, Stage, StripOptions, TlsProfile, Upstream, UpstreamIndex};
 use crate::clock::Clock;
@@ -11,19 +12,24 @@ use crate::config::{Config, Loaded};
 use crate::config::{CredentialKind, CredentialSpec, LocalJwt, SigningAlgorithm, Unlisted};
 use crate::credentials::providers::{self, KeyRing, KeyRings, VendorSecret};
 use crate::credentials::{CredentialProvider, Definition, Definitions};
-use crate::identity::IdentitySource;
+use crate::identity::{IdentitySource, Issuers};
 use crate::jose::{Algorithm, SigningKey};
 use crate::policy::{self, PolicySet};
 use crate::secret::{FingerprintKey, Secret};
 use crate::snapshot::Snapshot;
 use crate::strip;
+use crate::tls::{ClientJudge, listener_config};
 use crate::written::Diagnostic;
+
+/// Who may prove to be whom, by listener.
+type Sources = FxHashMap<Arc<str>, Arc<[Arc<dyn IdentitySource>]>>;
 
 /// What a snapshot is built with, besides the configuration.
 pub(super) struct Builder {
     pub(super) clock: Arc<dyn Clock>,
     pub(super) rings: Arc<KeyRings>,
     pub(super) fingerprints: Arc<FingerprintKey>,
+    pub(super) issuers: Arc<Issuers>,
 }
 
 impl Builder {
@@ -76,9 +82,42 @@ impl Builder {
         let unlisted = unlisted(&loaded.config, &loaded.catalogue);
         let rules = |upstream| strip_rules(upstream, &loaded.profiles).map_err(|wrong| vec![*wrong]);
         let strip = loaded.catalogue.all().iter().chain(&unlisted).map(rules).collect::<Result<Vec<_>, Vec<_>>>()?;
-        let identities = identities(&loaded.config);
+        let identities = self.identities(&loaded.config);
+        let tls = self.tls(&loaded.config, &identities)?;
         let definitions = self.definitions(&loaded.config.credentials)?;
-        Ok(Snapshot { revision, catalogue: loaded.catalogue, strip, identities, policies, definitions, unlisted, not_ready })
+        Ok(Snapshot { revision, catalogue: loaded.catalogue, strip, identities, tls, policies, definitions, unlisted, not_ready })
+    }
+
+    fn identities(&self, config: &Config) -> Sources {
+        let sources =
+            |listener: &crate::config::ListenerSpec| listener.identities.iter().map(|identity| identity.source(&self.issuers)).collect();
+        config.listeners.iter().map(|listener| (Arc::clone(&listener.name), sources(listener))).collect()
+    }
+
+    /// What listeners with TLS show. A client's certificate is judged in the handshake by the identities of the listener, and again for
+    /// every request.
+    fn tls(&self, config: &Config, identities: &Sources) -> Result<FxHashMap<Arc<str>, Arc<ServerConfig>>, Vec<Diagnostic>> {
+        let mut all = FxHashMap::default();
+        for listener in &config.listeners {
+            let Some(tls) = &listener.tls else { continue };
+            let wrong = |why: String| vec![Diagnostic::file_error(format!("listener `{}`", listener.name), why)];
+            let sources = identities.get(&listener.name).cloned().unwrap_or_default();
+            let by_certificate = listener.identities.iter().any(|identity| identity.kind == "client_cert");
+            let judge = by_certificate.then(|| self.judge(sources));
+            let key = read_key(&tls.key).map_err(wrong)?;
+            let config =
+                listener_config(&tls.certificate, &key, judge).map_err(|error| wrong(format!("{error} (key: {})", tls.key.display())))?;
+            all.insert(Arc::clone(&listener.name), config);
+        }
+        Ok(all)
+    }
+
+    fn judge(&self, sources: Arc<[Arc<dyn IdentitySource>]>) -> ClientJudge {
+        let clock = Arc::clone(&self.clock);
+        Arc::new(move |chain| {
+            let said = sources.iter().find_map(|source| source.admits(chain, clock.now()));
+            said.unwrap_or_else(|| Err("no identity of this listener takes certificates".to_owned()))
+        })
     }
 
     /// In two steps, so that a configuration that is not taken leaves the key rings as they are.
@@ -173,7 +212,7 @@ fn strip_rules(upstream: &Arc<Upstream>, profiles: &[Arc<Profile>]) -> Result<st
 }
 
 fn read_key(path: &Path) -> Result<Secret, String> {
-    std::fs::read(path).map(Secret::new).map_err(|error| format!("the signing key {} cannot be read: {error}", path.display()))
+    std::fs::read(path).map(Secret::new).map_err(|error| format!("the key {} cannot be read: {error}", path.display()))
 }
 
 const fn algorithm(written: SigningAlgorithm) -> Algorithm {
@@ -181,12 +220,6 @@ const fn algorithm(written: SigningAlgorithm) -> Algorithm {
         SigningAlgorithm::ES256 => Algorithm::Es256,
         SigningAlgorithm::RS256 => Algorithm::Rs256,
     }
-}
-
-fn identities(config: &Config) -> FxHashMap<Arc<str>, Arc<[Arc<dyn IdentitySource>]>> {
-    let sources =
-        |listener: &crate::config::ListenerSpec| listener.identities.iter().map(|identity| Arc::clone(&identity.source)).collect();
-    config.listeners.iter().map(|listener| (Arc::clone(&listener.name), sources(listener))).collect()
 }
 
 /// Stands for all destinations that no upstream lists, while they may be observed: tunnelled and recorded, public addresses only.

@@ -13,6 +13,7 @@ use crate::config::Config;
 use crate::control::Reload;
 use crate::credentials::providers::KeyRings;
 use crate::credentials::{GrantEvent, Happening};
+use crate::identity::Issuers;
 use crate::snapshot::Current;
 use crate::telemetry::Metrics;
 
@@ -71,6 +72,14 @@ pub(super) async fn watch_audit(ledger: Ledger, health: Arc<Health>) {
             "audit",
             if standing.available { Ok(()) } else { Err(standing.failure.unwrap_or_else(|| "no record can be written".into())) },
         );
+        tokio::time::sleep(LOOK).await;
+    }
+}
+
+/// Tells of issuers that do not answer: tokens that they signed can be verified only as long as their known keys are good.
+pub(super) async fn watch_issuers(issuers: Arc<Issuers>, health: Arc<Health>) {
+    loop {
+        health.warn("identity", issuers.warning());
         tokio::time::sleep(LOOK).await;
     }
 }

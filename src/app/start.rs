@@ -26,6 +26,7 @@ use crate::control::{Cause, Publish, Reload, Watch};
 use crate::credentials::providers::{KeyRings, Rhythm};
 use crate::credentials::{self, Broker};
 use crate::gate::Gate;
+use crate::identity::Issuers;
 use crate::outcall::Outcall;
 use crate::proxy::{Limits, Listeners, Shared, Workers};
 use crate::secret::Secret;
@@ -145,7 +146,7 @@ pub fn start(path: &Path, signals: Signals) -> Result<Running, Failed> {
     let outcall = Arc::new(Outcall::new(Arc::clone(&resolver), Arc::clone(&tls)));
 
     let metrics = Metrics::new();
-    let spans = records::Spans::start(&config, outcall)?;
+    let spans = records::Spans::start(&config, Arc::clone(&outcall))?;
     let ledger = records::ledger(&config, &state, &spans, &metrics, &clock)?;
     let (broker, grants) = Broker::new(
         Arc::clone(&clock),
@@ -155,8 +156,14 @@ pub fn start(path: &Path, signals: Signals) -> Result<Running, Failed> {
     );
     let broker = Arc::new(broker);
     let rings = Arc::new(KeyRings::new(Arc::clone(&state), Rhythm::default()));
+    let issuers = Arc::new(Issuers::new(outcall, Arc::clone(&clock), household.handle().clone()));
     let house = Arc::new(House {
-        builder: Builder { clock: Arc::clone(&clock), rings: Arc::clone(&rings), fingerprints: Arc::clone(&fingerprints) },
+        builder: Builder {
+            clock: Arc::clone(&clock),
+            rings: Arc::clone(&rings),
+            fingerprints: Arc::clone(&fingerprints),
+            issuers: Arc::clone(&issuers),
+        },
         snapshots: Arc::new(Current::new(Snapshot::empty("exeat is starting"))),
         broker: Arc::clone(&broker),
         ledger: ledger.clone(),
@@ -202,6 +209,7 @@ pub fn start(path: &Path, signals: Signals) -> Result<Running, Failed> {
     };
     household.spawn(household::record_grants(grants, ledger.clone(), metrics.clone()));
     household.spawn(household::tend_keys(Arc::clone(&rings), Arc::clone(&clock), Arc::clone(&health)));
+    household.spawn(household::watch_issuers(issuers, Arc::clone(&health)));
     household.spawn(household::watch_audit(ledger.clone(), Arc::clone(&health)));
     household.spawn(Arc::clone(&reload).supervise(watch, publish));
     if let Some(socket) = status_socket {

@@ -19,7 +19,7 @@ use super::{listeners, names};
 use crate::capture::{ListenAddress, ListenerConfig, Mode};
 use crate::catalogue::{Catalogue, ObserveConfig, Surroundings, Upstream, UpstreamConfig};
 use crate::clock::Timestamp;
-use crate::identity::{Identity, IdentityConfig, is_trust_domain};
+use crate::identity::{Around, Identity, IdentityConfig, is_trust_domain};
 use crate::written::{self, Diagnostic, Entries, Items, Lenient, Report, Source, Spanned};
 
 /// The configuration of one exeat process. Relative paths are relative to this file.
@@ -106,6 +106,15 @@ pub enum StatePlace {
     Ephemeral,
 }
 
+/// What a TLS listener shows: the certificate as it was read, and where its key is.
+#[derive(Debug, Clone)]
+pub struct ListenerTls {
+    /// The chain in PEM.
+    pub certificate: Arc<[u8]>,
+    /// The key's file; `exeat check` does not need it.
+    pub key: PathBuf,
+}
+
 /// One listener, with the identities that it accepts.
 #[derive(Debug, Clone)]
 pub struct ListenerSpec {
@@ -117,6 +126,8 @@ pub struct ListenerSpec {
     pub permissions: u32,
     /// How it takes traffic in.
     pub mode: Mode,
+    /// What it shows, where it speaks TLS.
+    pub tls: Option<ListenerTls>,
     /// The upstream of a `route` listener; it has exactly one exact origin.
     pub route: Option<Arc<str>>,
     /// Asked in this order; at least one.
@@ -198,7 +209,9 @@ impl File {
             }
         };
         let targets = listeners::Targets { names: &upstream_names, catalogue: &catalogue };
-        let listeners = listeners::build(self.listeners, self.identities, trust_domain.as_deref(), &targets, &addresses, report);
+        let mut read = |path: &Path| files.bytes(&base.join(path));
+        let mut around = Around { trust_domain: trust_domain.as_deref(), base, read: &mut read };
+        let listeners = listeners::build(self.listeners, self.identities, &mut around, &targets, &addresses, report);
         let directories: Vec<_> =
             self.policies.into_iter().filter_map(|policy| policy.build(base, trust_domain.as_deref(), &upstream_names, report)).collect();
         if directories.is_empty() && !report.failed() {

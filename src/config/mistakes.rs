@@ -788,8 +788,8 @@ fn the_identities() {
         ("pod: { fixed: { id: \"spiffe://t.example/ns/a/sa/b\" } }", "pod: {}"),
         ("pod: { fixed:", "pod: { unix_peer: { workloads: [{ uid: 1, id: \"spiffe://t.example/a\" }] }, fixed:"),
         ("fixed: { id: \"spiffe://t.example/ns/a/sa/b\" }", "spiffe: { socket: \"unix:///s\" }"),
-        ("fixed: { id: \"spiffe://t.example/ns/a/sa/b\" }", "client_cert: {}"),
-        ("fixed: { id: \"spiffe://t.example/ns/a/sa/b\" }", "kubernetes: {}"),
+        ("fixed: { id: \"spiffe://t.example/ns/a/sa/b\" }", "client_cert: { trust: { file: empty.pem } }"),
+        ("fixed: { id: \"spiffe://t.example/ns/a/sa/b\" }", "client_cert: { trust: { file: broken.pem } }"),
         ("fixed: { id: \"spiffe://t.example/ns/a/sa/b\" }", "password: hunter2"),
         ("spiffe://t.example/ns/a/sa/b", "t.example/ns/a/sa/b"),
         ("spiffe://t.example/ns/a/sa/b", "spiffe://t.example/ns/a/sa/b/"),
@@ -803,7 +803,7 @@ fn the_identities() {
     8 |   pod: {}
       |   ^^^
       |
-      = help: write `fixed: { id }` or `unix_peer: { workloads }`
+      = help: write `fixed: { id }`, `unix_peer: { workloads }`, `kubernetes: { issuer, audience }` or `client_cert: { trust: { file } }`
 
     error: identity `pod` names two kinds
      --> exeat.yaml:8:3
@@ -819,23 +819,23 @@ fn the_identities() {
     8 |   pod: { spiffe: { socket: "unix:///s" } }
       |                  ^
       |
-      = help: this binary knows `fixed` and `unix_peer`; `exeat version --json` lists what a binary knows
+      = help: `exeat version --json` lists what a binary knows
 
-    error: this binary does not know the identity kind `client_cert`
-     --> exeat.yaml:8:23
+    error: the bundle of trust domain `t.example` cannot be used: there is no certificate in it; a PEM file of roots has `-----BEGIN CERTIFICATE-----` blocks
+     --> exeat.yaml:8:40
       |
-    8 |   pod: { client_cert: {} }
-      |                       ^
+    8 |   pod: { client_cert: { trust: { file: empty.pem } } }
+      |                                        ^^^^^^^^^
       |
-      = help: this binary knows `fixed` and `unix_peer`; `exeat version --json` lists what a binary knows
+      = help: `spire-server bundle show` prints it in PEM, with `-format spiffe` in JSON
 
-    error: this binary does not know the identity kind `kubernetes`
-     --> exeat.yaml:8:22
+    error: the bundle of trust domain `t.example` cannot be used: certificate number 1 cannot be read: base64 decode error: InvalidCharacter(33)
+     --> exeat.yaml:8:40
       |
-    8 |   pod: { kubernetes: {} }
-      |                      ^
+    8 |   pod: { client_cert: { trust: { file: broken.pem } } }
+      |                                        ^^^^^^^^^^
       |
-      = help: this binary knows `fixed` and `unix_peer`; `exeat version --json` lists what a binary knows
+      = help: `spire-server bundle show` prints it in PEM, with `-format spiffe` in JSON
 
     error[unknown-field]: unknown field `password`
      --> exeat.yaml:8:8
@@ -994,6 +994,199 @@ fn the_processes() {
       |
       = help: listen on unix:///run/exeat/name.sock, or write them with `uid` alone
     "#);
+}
+
+#[test]
+fn the_clusters() {
+    let one = "fixed: { id: \"spiffe://t.example/ns/a/sa/b\" }";
+    let cluster = |fields: &str| format!("kubernetes: {{ {fields} }}");
+    let good = "issuer: \"https://kubernetes.default.svc\", audience: exeat";
+    let cases: Vec<String> = [
+        "issuer: kubernetes, audience: exeat",
+        "issuer: \"http://cluster.example\", audience: \"\"",
+        "issuer: \"https://kubernetes.default.svc\", audience: \"https://kubernetes.default.svc\"",
+        &format!("{good}, keys: {{ file: missing.json }}"),
+        &format!("{good}, keys: {{ file: empty.pem, url: \"https://a.example\" }}"),
+        &format!("{good}, keys: {{ file: empty.pem }}"),
+        &format!("{good}, keys: {{ url: \"https://user@a.example\", roots: broken.pem }}"),
+    ]
+    .into_iter()
+    .map(cluster)
+    .collect();
+    let cases: Vec<(&str, &str)> = cases.iter().map(|case| (one, case.as_str())).collect();
+    insta::assert_snapshot!(mistakes(&cases), @r#"
+    error: `kubernetes` is not an issuer
+     --> exeat.yaml:8:32
+      |
+    8 |   pod: { kubernetes: { issuer: kubernetes, audience: exeat } }
+      |                                ^^^^^^^^^^
+      |
+      = help: write https://HOST[:PORT][/PATH]
+
+    error: `http://cluster.example` is not an issuer
+     --> exeat.yaml:8:32
+      |
+    8 |   pod: { kubernetes: { issuer: "http://cluster.example", audience: "" } }
+      |                                ^^^^^^^^^^^^^^^^^^^^^^^^
+      |
+      = help: write https://HOST[:PORT][/PATH]
+
+    error: an empty audience is everybody's
+     --> exeat.yaml:8:68
+      |
+    8 |   pod: { kubernetes: { issuer: "http://cluster.example", audience: "" } }
+      |                                                                    ^^
+      |
+      = help: write the `audience` of the pods' serviceAccountToken projection
+
+    error: tokens for the API server are not taken: whoever holds one could act on the cluster
+     --> exeat.yaml:8:76
+      |
+    8 |   pod: { kubernetes: { issuer: "https://kubernetes.default.svc", audience: "https://kubernetes.default.svc" } }
+      |                                                                            ^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^
+      |
+      = help: give the projection an audience of exeat's own
+
+    error: the JWK Set cannot be used: `missing.json`: No such file or directory (os error 2)
+     --> exeat.yaml:8:97
+      |
+    8 |   pod: { kubernetes: { issuer: "https://kubernetes.default.svc", audience: exeat, keys: { file: missing.json } } }
+      |                                                                                                 ^^^^^^^^^^^^
+      |
+      = help: `kubectl get --raw /openid/v1/jwks` prints it
+
+    error: keys come from a file or from a URL, not from both
+     --> exeat.yaml:8:97
+      |
+    8 |   pod: { kubernetes: { issuer: "https://kubernetes.default.svc", audience: exeat, keys: { file: empty.pem, url: "https://a.example" }...
+      |                                                                                                 ^^^^^^^^^
+      |
+      = help: take one away
+
+    error: the JWK Set cannot be used: the JWK Set is not JSON
+     --> exeat.yaml:8:97
+      |
+    8 |   pod: { kubernetes: { issuer: "https://kubernetes.default.svc", audience: exeat, keys: { file: empty.pem } } }
+      |                                                                                                 ^^^^^^^^^
+      |
+      = help: `kubectl get --raw /openid/v1/jwks` prints it
+
+    error: `https://user@a.example` is not the address of a JWK Set
+     --> exeat.yaml:8:96
+      |
+    8 |   pod: { kubernetes: { issuer: "https://kubernetes.default.svc", audience: exeat, keys: { url: "https://user@a.example", roots: broke...
+      |                                                                                                ^^^^^^^^^^^^^^^^^^^^^^^^
+      |
+      = help: write https://HOST[:PORT][/PATH]
+
+    error: the roots cannot be used: certificate number 1 cannot be read: base64 decode error: InvalidCharacter(33)
+     --> exeat.yaml:8:129
+      |
+    8 | ...ience: exeat, keys: { url: "https://user@a.example", roots: broken.pem } } }
+      |                                                                ^^^^^^^^^^
+      |
+      = help: in a pod: /var/run/secrets/kubernetes.io/serviceaccount/ca.crt
+    "#);
+    let presented = cluster(good);
+    let mounted = cluster(&format!("{good}, token_file: /var/run/secrets/exeat/token"));
+    let desk = Desk::new();
+    let right = RIGHT.replace(one, &presented);
+    insta::assert_snapshot!(desk.errors(right.replace("capture: forward", "capture: host")), @r#"
+    error: identity `pod` takes its proof in Proxy-Authorization, which no client sends here
+     --> exeat.yaml:5:67
+      |
+    5 |   egress: { address: "127.0.0.1:15001", capture: host, identity: [pod] }
+      |                                                                   ^^^
+      |
+      = help: write `capture: forward`, or give the identity the pod's own `token_file`
+    "#);
+    insta::assert_snapshot!(desk.errors(right.replace("identity: [pod]", "identity: [pod, local]")), @r#"
+    error: identity `local` is never asked: a caller without a proof for `pod` is refused
+     --> exeat.yaml:5:75
+      |
+    5 |   egress: { address: "127.0.0.1:15001", capture: forward, identity: [pod, local] }
+      |                                                                           ^^^^^
+      |
+      = help: list it first, or make two listeners of this one
+    "#);
+    insta::assert_snapshot!(desk.errors(RIGHT.replace(one, &mounted).replace("identity: [pod]", "identity: [pod, local]")), @r#"
+    error: identity `pod` makes every connection one workload, so no other can be asked beside it
+     --> exeat.yaml:5:70
+      |
+    5 |   egress: { address: "127.0.0.1:15001", capture: forward, identity: [pod, local] }
+      |                                                                      ^^^
+      |
+      = help: let it stand alone, or make two listeners of this one
+    "#);
+    assert!(desk.load(right.replace("identity: [pod]", "identity: [local, pod]")).is_ok());
+    assert!(desk.load(RIGHT.replace(one, &mounted).replace("capture: forward", "capture: host")).is_ok());
+}
+
+#[test]
+fn the_doors() {
+    let desk = Desk::new();
+    let made = rcgen::generate_simple_self_signed(["exeat.t.example".to_owned()]).unwrap();
+    std::fs::write(desk.dir.path().join("door.pem"), made.cert.pem()).unwrap();
+    let mut params = rcgen::CertificateParams::new(vec!["t.example".to_owned()]).unwrap();
+    params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+    let authority = params.self_signed(&rcgen::KeyPair::generate().unwrap()).unwrap();
+    std::fs::write(desk.dir.path().join("bundle.pem"), authority.pem()).unwrap();
+    let by_certificate = |trust: &str| {
+        RIGHT.replace("fixed: { id: \"spiffe://t.example/ns/a/sa/b\" }", &format!("client_cert: {{ trust: {{ file: {trust} }} }}"))
+    };
+    let door = |text: &str, tls: &str| text.replace("127.0.0.1:15001\",", &format!("127.0.0.1:15001\", tls: {{ {tls} }},"));
+    let good = "certificate: door.pem, key: door.key";
+    let wrong = [
+        by_certificate("bundle.pem"),
+        door(&by_certificate("door.pem"), good),
+        door(&by_certificate("bundle.pem"), "certificate: broken.pem, key: door.key"),
+        door(&by_certificate("bundle.pem"), "certificate: door.pem"),
+        door(&by_certificate("bundle.pem"), good).replace("identity: [pod]", "identity: [pod, local]"),
+    ];
+    let told: Vec<String> = wrong.iter().map(|text| desk.errors(text)).collect();
+    insta::assert_snapshot!(told.join("\n\n"), @r#"
+    error: identity `pod` needs the caller's certificate, and listener `egress` is plaintext
+     --> exeat.yaml:5:70
+      |
+    5 |   egress: { address: "127.0.0.1:15001", capture: forward, identity: [pod] }
+      |                                                                      ^^^
+      |
+      = help: add `tls: { certificate, key }` to the listener
+
+    error: the bundle of trust domain `t.example` cannot be used: certificate 1 of the bundle is no authority: its basic constraints do not say cA
+     --> exeat.yaml:8:40
+      |
+    8 |   pod: { client_cert: { trust: { file: door.pem } } }
+      |                                        ^^^^^^^^
+      |
+      = help: `spire-server bundle show` prints it in PEM, with `-format spiffe` in JSON
+
+    error: the listener's certificate cannot be used: certificate number 1 cannot be read: base64 decode error: InvalidCharacter(33)
+     --> exeat.yaml:5:61
+      |
+    5 |   egress: { address: "127.0.0.1:15001", tls: { certificate: broken.pem, key: door.key }, capture: forward, identity: [pod] }
+      |                                                             ^^^^^^^^^^
+      |
+      = help: name a PEM file with the certificate first, then those that signed it
+
+    error[missing-field]: field `key` is missing
+     --> exeat.yaml:5:46
+      |
+    5 |   egress: { address: "127.0.0.1:15001", tls: { certificate: door.pem }, capture: forward, identity: [pod] }
+      |                                              ^
+
+    error: identity `local` is never asked: a caller without a proof for `pod` is refused
+     --> exeat.yaml:5:122
+      |
+    5 |   egress: { address: "127.0.0.1:15001", tls: { certificate: door.pem, key: door.key }, capture: forward, identity: [pod, local] }
+      |                                                                                                                          ^^^^^
+      |
+      = help: list it first, or make two listeners of this one
+    "#);
+    // Anywhere, since it is no plaintext; and the key is not needed to check.
+    let right = door(&by_certificate("bundle.pem"), good).replace("127.0.0.1:15001", "0.0.0.0:15001");
+    let warnings = desk.load(right).map_or_else(|errors| panic!("{}", desk.shown(&errors)), |loaded| loaded.warnings);
+    assert!(!desk.shown(&warnings).contains("not-loopback"));
 }
 
 #[test]
@@ -1725,7 +1918,7 @@ fn what_somebody_should_look_at() {
     5 |   egress: { address: "0.0.0.0:15001", capture: forward, identity: [pod] }
       |                      ^^^^^^^^^^^^^^^
       |
-      = help: traffic to exeat is plaintext: listen on 127.0.0.1, [::1] or a unix socket
+      = help: traffic to exeat is plaintext: listen on 127.0.0.1, [::1] or a unix socket, or give it `tls`
 
     warning[not-loopback]: listener `egress` can be reached from the network
      --> exeat.yaml:5:22
@@ -1733,7 +1926,7 @@ fn what_somebody_should_look_at() {
     5 |   egress: { address: "192.0.2.1:15001", capture: forward, identity: [pod] }
       |                      ^^^^^^^^^^^^^^^^^
       |
-      = help: traffic to exeat is plaintext: listen on 127.0.0.1, [::1] or a unix socket
+      = help: traffic to exeat is plaintext: listen on 127.0.0.1, [::1] or a unix socket, or give it `tls`
 
     warning[random-port]: listener `egress` has no port of its own
      --> exeat.yaml:5:22

@@ -53,6 +53,9 @@ impl Clearance {
         if self.permit.until().is_some_and(|until| until <= now) {
             return Err(Refusal::new(Code::NoRule, "the rule that allowed this request ended before it was sent"));
         }
+        if self.permit.workload().attestation.expires().is_some_and(|end| end <= now) {
+            return Err(Refusal::new(Code::Unauthenticated, "the proof of the caller's identity ended before this request was sent"));
+        }
         if self.credential.as_ref().and_then(|credential| credential.not_after).is_some_and(|end| end <= now) {
             return Err(Refusal::new(Code::CredentialUnavailable, "the credential of this request ended before it was sent"));
         }

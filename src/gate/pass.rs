@@ -13,7 +13,7 @@ use crate::capture::{self, Arrival, Destination, Host, Scheme, Target};
 use crate::catalogue::{Origin, Upstream};
 use crate::clock::Clock;
 use crate::credentials::{Broker, Credential};
-use crate::identity::{Caller, Identified, Workload};
+use crate::identity::{Caller, Identified, IdentitySource, Workload};
 use crate::policy::{AccessRequest, Decision, Plan};
 use crate::refusal::{Code, Refusal};
 use crate::secret::FingerprintKey;
@@ -47,7 +47,7 @@ impl Gate {
     /// The refusal, with its internal line for the record.
     pub async fn pass(&self, snapshot: &Snapshot, arrival: &Arrival, parts: &Parts, access: &mut Access) -> Result<Clearance, Refusal> {
         let (upstream, destination) = place(snapshot, arrival, parts, access)?;
-        let workload = self.identify(snapshot, arrival, parts, access)?;
+        let workload = self.identify(snapshot, arrival, parts, access).await?;
         self.judge(snapshot, arrival, parts, access, Judged { upstream: &upstream, destination, workload: &workload, tunnel: false }).await
     }
 
@@ -57,7 +57,7 @@ impl Gate {
     /// The refusal, with its internal line for the record.
     pub async fn connect(&self, snapshot: &Snapshot, arrival: &Arrival, parts: &Parts, access: &mut Access) -> Result<Connect, Refusal> {
         let (upstream, destination) = place(snapshot, arrival, parts, access)?;
-        let workload = self.identify(snapshot, arrival, parts, access)?;
+        let workload = self.identify(snapshot, arrival, parts, access).await?;
         if upstream.intercept {
             return Ok(Connect::Intercept(upstream, destination));
         }
@@ -73,7 +73,7 @@ impl Gate {
     pub fn rejudge(&self, snapshot: &Snapshot, arrival: &Arrival, parts: &Parts, tunnel: bool) -> Result<(), Refusal> {
         ready(snapshot)?;
         let (upstream, destination) = find(snapshot, arrival, parts)?;
-        let workload = self.who(snapshot, arrival, parts)?;
+        let workload = self.who(snapshot, arrival, parts).map_err(Unproven::refusal)?;
         let (action, stripped) = self.read(snapshot, &upstream, parts)?;
         let request = AccessRequest {
             workload: &workload,
@@ -115,26 +115,37 @@ impl Gate {
         }
     }
 
-    fn identify(&self, snapshot: &Snapshot, arrival: &Arrival, parts: &Parts, access: &mut Access) -> Result<Arc<Workload>, Refusal> {
-        let workload = self.who(snapshot, arrival, parts)?;
+    async fn identify(&self, snapshot: &Snapshot, arrival: &Arrival, parts: &Parts, access: &mut Access) -> Result<Arc<Workload>, Refusal> {
+        let workload = match self.who(snapshot, arrival, parts) {
+            Err(Unproven::Unsettled(source)) => {
+                source.settle().await;
+                self.who(snapshot, arrival, parts).map_err(Unproven::refusal)?
+            }
+            known => known.map_err(Unproven::refusal)?,
+        };
         access.workload = Some(Arc::clone(&workload));
         Ok(workload)
     }
 
     /// Asks the listener's sources in order; the first that has a say decides.
-    fn who(&self, snapshot: &Snapshot, arrival: &Arrival, parts: &Parts) -> Result<Arc<Workload>, Refusal> {
+    fn who<'a>(&self, snapshot: &'a Snapshot, arrival: &Arrival, parts: &Parts) -> Result<Arc<Workload>, Unproven<'a>> {
         let sources = snapshot.identities.get(&arrival.listener).map(AsRef::as_ref).unwrap_or_default();
         let caller = Caller { arrival, headers: &parts.headers, now: self.clock.now() };
+        let refused = |code, why| {
+            let challenge = arrival.tunnel.is_none() && code == Code::Unauthenticated && sources.iter().any(|source| source.challenges());
+            Err(Unproven::Refused(Refusal::new(code, why).challenged(challenge)))
+        };
         for source in sources {
+            let named = |why: String| format!("identity `{}`: {why}", source.name());
             match source.identify(&caller) {
                 Identified::Attested(workload) => return Ok(workload),
-                Identified::Rejected(why) => {
-                    return Err(Refusal::new(Code::Unauthenticated, format!("identity `{}`: {why}", source.name())));
-                }
+                Identified::Rejected(why) => return refused(Code::Unauthenticated, named(why)),
+                Identified::NotReady(why) => return refused(Code::NotReady, named(why)),
+                Identified::Unsettled => return Err(Unproven::Unsettled(&**source)),
                 Identified::NotApplicable => {}
             }
         }
-        Err(Refusal::new(Code::Unauthenticated, format!("no identity of listener `{}` can be proven on this connection", arrival.listener)))
+        refused(Code::Unauthenticated, format!("no identity of listener `{}` can be proven on this connection", arrival.listener))
     }
 
     async fn judge(
@@ -148,6 +159,10 @@ impl Gate {
         let Judged { upstream, destination, workload, tunnel } = judged;
         let (action, stripped) = self.read(snapshot, upstream, parts)?;
         access.findings = stripped.findings().into();
+        if workload.attestation.is_presented() && arrival.tunnel.is_none() {
+            // What proved the caller to exeat is no credential for the upstream; it never goes there either way.
+            access.findings.retain(|finding| &*finding.place != "header:proxy-authorization");
+        }
         access.grpc = action.grpc.is_some();
         let request = AccessRequest { workload, upstream, destination: &destination, action: &action, parts, peer: &arrival.peer, tunnel };
         let now = self.clock.now();
@@ -197,6 +212,25 @@ fn place(snapshot: &Snapshot, arrival: &Arrival, parts: &Parts, access: &mut Acc
     access.destination = Some(destination.clone());
     access.upstream = Some(Arc::clone(&upstream));
     Ok((upstream, destination))
+}
+
+/// Why nobody is proven.
+enum Unproven<'a> {
+    /// Not here, or not yet.
+    Refused(Refusal),
+    /// This source may know in a moment.
+    Unsettled(&'a dyn IdentitySource),
+}
+
+impl Unproven<'_> {
+    fn refusal(self) -> Refusal {
+        match self {
+            Self::Refused(refusal) => refusal,
+            Self::Unsettled(source) => {
+                Refusal::new(Code::NotReady, format!("identity `{}`: what it needs to judge is on its way", source.name()))
+            }
+        }
+    }
 }
 
 struct Judged<'a> {

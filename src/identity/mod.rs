@@ -4,15 +4,19 @@
 //! its reason. It never believes a name or an environment of the caller, of its fields only a proof that somebody else has signed, and a
 //! rejected proof never falls through to another source.
 
+mod client_cert;
 mod config;
 mod fixed;
+mod kubernetes;
 mod spiffe_id;
 pub mod svid;
 mod unix_peer;
 mod workload;
 
-pub use config::{BeyondTcp, Identity, IdentityConfig};
+pub use client_cert::{Certificate, ClientCert};
+pub use config::{Around, BeyondTcp, Identity, IdentityConfig};
 pub use fixed::Fixed;
+pub use kubernetes::{Bound, Issuers, Kubernetes, ServiceAccount, TokenRefused};
 pub use spiffe_id::{SpiffeId, SpiffeIdError, is_path_segment, is_trust_domain};
 pub use unix_peer::{UnixClaim, UnixPeer};
 pub use workload::{Attestation, Caller, Identified, IdentitySource, Workload};

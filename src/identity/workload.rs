@@ -1,9 +1,13 @@
 //! `Workload`: a proven caller.
 
+use std::pin::Pin;
 use std::sync::Arc;
 
 use http::HeaderMap;
+use rustls_pki_types::CertificateDer;
 
+use super::client_cert::Certificate;
+use super::kubernetes::ServiceAccount;
 use super::spiffe_id::SpiffeId;
 use super::unix_peer::UnixClaim;
 use crate::capture::{Arrival, Asks, Peer};
@@ -16,6 +20,10 @@ pub enum Attestation {
     Fixed,
     /// The kernel named the process at the other end, and the configuration gives what was proven of it an identity.
     UnixPeer(UnixClaim),
+    /// A Kubernetes cluster signed a token for this service account, and the caller presented it or has it mounted.
+    Kubernetes(Arc<ServiceAccount>),
+    /// The caller showed an X.509-SVID in the TLS handshake, and proved that its key is its own.
+    ClientCert(Arc<Certificate>),
 }
 
 impl Attestation {
@@ -25,6 +33,8 @@ impl Attestation {
         match self {
             Self::Fixed => "fixed",
             Self::UnixPeer(_) => "unix_peer",
+            Self::Kubernetes(_) => "kubernetes",
+            Self::ClientCert(_) => "client_cert",
         }
     }
 
@@ -32,8 +42,28 @@ impl Attestation {
     #[must_use]
     pub fn pod(&self) -> Option<&str> {
         match self {
-            Self::Fixed => None,
+            Self::Fixed | Self::ClientCert(_) => None,
             Self::UnixPeer(claim) => claim.pod.as_deref(),
+            Self::Kubernetes(account) => account.pod.as_ref().map(|pod| &*pod.uid),
+        }
+    }
+
+    /// Whether it was proven by what the caller presented in `Proxy-Authorization`, rather than by its connection.
+    #[must_use]
+    pub fn is_presented(&self) -> bool {
+        match self {
+            Self::Fixed | Self::UnixPeer(_) | Self::ClientCert(_) => false,
+            Self::Kubernetes(account) => account.presented,
+        }
+    }
+
+    /// When the proof ends; a request is not sent after that.
+    #[must_use]
+    pub fn expires(&self) -> Option<Timestamp> {
+        match self {
+            Self::Fixed | Self::UnixPeer(_) => None,
+            Self::Kubernetes(account) => Some(account.expires),
+            Self::ClientCert(certificate) => Some(certificate.expires),
         }
     }
 }
@@ -57,6 +87,10 @@ pub enum Identified {
     NotApplicable,
     /// A proof was there (or had to be) and does not hold: nobody else is asked. For the record; never a secret.
     Rejected(String),
+    /// The verdict lacks something that is on its way: [`IdentitySource::settle`] waits for it, then ask once more.
+    Unsettled,
+    /// exeat cannot judge yet; the caller may be right. For the record.
+    NotReady(String),
 }
 
 /// What a source may look at: the connection's proof, and of the request's head nothing but the fields.
@@ -78,6 +112,18 @@ pub trait IdentitySource: Send + Sync {
     /// What it wants to know of a connection's other end before the first byte is read.
     fn asks(&self, _peer: &Peer) -> Asks {
         Asks::default()
+    }
+    /// Whether it takes a proof in `Proxy-Authorization`, so that a refusal asks for one (RFC 9110 section 11.7.1).
+    fn challenges(&self) -> bool {
+        false
+    }
+    /// What it says of a certificate chain, leaf first, while the handshake is under way. `None`: it takes no certificates.
+    fn admits(&self, _chain: &[CertificateDer<'_>], _now: Timestamp) -> Option<Result<(), String>> {
+        None
+    }
+    /// Waits, within a bound, for what the last verdict lacked.
+    fn settle(&self) -> Pin<Box<dyn Future<Output = ()> + Send + '_>> {
+        Box::pin(std::future::ready(()))
     }
     /// Judges the caller.
     fn identify(&self, caller: &Caller<'_>) -> Identified;

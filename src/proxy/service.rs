@@ -296,7 +296,9 @@ async fn connect(passage: &Rc<Passage>) -> Result<Passed, Failure> {
     };
     passage.judged.set(Some(snapshot.revision));
     drop(snapshot);
-    passage.until.set(clearance.permit().until());
+    // Nothing inside is judged again: the tunnel ends with the proof that opened it.
+    let proven_until = clearance.permit().workload().attestation.expires();
+    passage.until.set(clearance.permit().until().into_iter().chain(proven_until).min());
     let upstream = clearance.permit().upstream();
     passage.idle.set(upstream.deadlines.idle);
     clearance.still_stands(worker.clock().now())?;

@@ -20,10 +20,12 @@
 
 mod addresses;
 mod canary;
+mod client_cert;
 mod drain;
 mod harness;
 mod harness_story;
 mod hostile;
+mod kubernetes;
 mod misdirection;
 mod processes;
 mod protocols;
