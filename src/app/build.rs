@@ -7,11 +7,11 @@ use rustc_hash::FxHashMap;
 
 use crate::catalogue::{Catalogue, Placement, Profile, Protocol, Roots, Stage, StripOptions, TlsProfile, Upstream, UpstreamIndex};
 use crate::clock::Clock;
-use crate::config::{Config, Loaded};
+use crate::config::{Config, ListenerSpec, Loaded};
 use crate::config::{CredentialKind, CredentialSpec, LocalJwt, SigningAlgorithm, Unlisted};
-use crate::credentials::providers::{self, KeyRing, KeyRings, VendorSecret};
+use crate::credentials::providers::{self, JwtSvidProvider, KeyRing, KeyRings, VendorSecret};
 use crate::credentials::{CredentialProvider, Definition, Definitions};
-use crate::identity::IdentitySource;
+use crate::identity::{Identity, IdentitySource, PodIdentity, Pods, Source};
 use crate::jose::{Algorithm, SigningKey};
 use crate::policy::{self, PolicySet};
 use crate::secret::{FingerprintKey, Secret};
@@ -24,6 +24,8 @@ pub(super) struct Builder {
     pub(super) clock: Arc<dyn Clock>,
     pub(super) rings: Arc<KeyRings>,
     pub(super) fingerprints: Arc<FingerprintKey>,
+    /// Identities that live on the Workload API: they outlive snapshots.
+    pub(super) pods: Arc<Pods>,
 }
 
 impl Builder {
@@ -76,8 +78,8 @@ impl Builder {
         let unlisted = unlisted(&loaded.config, &loaded.catalogue);
         let rules = |upstream| strip_rules(upstream, &loaded.profiles).map_err(|wrong| vec![*wrong]);
         let strip = loaded.catalogue.all().iter().chain(&unlisted).map(rules).collect::<Result<Vec<_>, Vec<_>>>()?;
-        let identities = identities(&loaded.config);
         let definitions = self.definitions(&loaded.config.credentials)?;
+        let identities = self.identities(&loaded.config);
         Ok(Snapshot { revision, catalogue: loaded.catalogue, strip, identities, policies, definitions, unlisted, not_ready })
     }
 
@@ -103,6 +105,7 @@ impl Builder {
     fn prepare(&self, spec: &CredentialSpec) -> Result<Prepared, String> {
         match &spec.kind {
             CredentialKind::LocalJwt(jwt) => self.ring(jwt),
+            CredentialKind::JwtSvid => Ok(Prepared::JwtSvid),
             CredentialKind::Secret { source } => {
                 if let Some(path) = source.file().map_err(|error| error.to_string())? {
                     Ok(Prepared::Secret(format!("file:{}", path.display()), providers::SecretSource::File(path)))
@@ -114,6 +117,24 @@ impl Builder {
                 }
             }
         }
+    }
+
+    /// Who may prove to be whom, by listener. A pod that was there before is the same one; one that is named no more is let go of.
+    fn identities(&self, config: &Config) -> FxHashMap<Arc<str>, Arc<[Arc<dyn IdentitySource>]>> {
+        let mut named = Vec::new();
+        let mut source = |identity: &Identity| -> Arc<dyn IdentitySource> {
+            match &identity.source {
+                Source::Ready(source) => Arc::clone(source),
+                Source::Pod(settings) => {
+                    named.push(settings.clone());
+                    Arc::new(PodIdentity::new(Arc::clone(&identity.name), self.pods.pod(&identity.name, settings)))
+                }
+            }
+        };
+        let mut sources = |listener: &ListenerSpec| listener.identities.iter().map(&mut source).collect();
+        let all = config.listeners.iter().map(|listener| (Arc::clone(&listener.name), sources(listener))).collect();
+        self.pods.keep(&named);
+        all
     }
 
     fn ring(&self, jwt: &LocalJwt) -> Result<Prepared, String> {
@@ -135,6 +156,11 @@ impl Builder {
                 let provider = VendorSecret::new(Arc::clone(&profile.name), source);
                 return Ok(Definition::new(profile, Arc::new(provider), &[shape.as_str()]));
             }
+            Prepared::JwtSvid => {
+                let audience = profile.audience.clone().unwrap_or_default();
+                let provider = JwtSvidProvider::new(Arc::clone(&profile.name), audience, Arc::clone(&self.pods));
+                return Ok(Definition::new(profile, Arc::new(provider), &[]));
+            }
             Prepared::Kept(ring) => (ring, "kept"),
             Prepared::Given(ring) => (self.rings.place(ring), "given"),
         };
@@ -151,6 +177,8 @@ enum Prepared {
     Kept(Arc<KeyRing>),
     /// A ring of the operator's key, not yet placed.
     Given(KeyRing),
+    /// The Workload API issues it.
+    JwtSvid,
     /// What shapes it, and where the vendor's key is.
     Secret(String, providers::SecretSource),
 }
@@ -183,12 +211,6 @@ const fn algorithm(written: SigningAlgorithm) -> Algorithm {
     }
 }
 
-fn identities(config: &Config) -> FxHashMap<Arc<str>, Arc<[Arc<dyn IdentitySource>]>> {
-    let sources =
-        |listener: &crate::config::ListenerSpec| listener.identities.iter().map(|identity| Arc::clone(&identity.source)).collect();
-    config.listeners.iter().map(|listener| (Arc::clone(&listener.name), sources(listener))).collect()
-}
-
 /// Stands for all destinations that no upstream lists, while they may be observed: tunnelled and recorded, public addresses only.
 fn unlisted(config: &Config, catalogue: &Catalogue) -> Option<Arc<Upstream>> {
     let Unlisted::Observe { until } = config.unlisted else { return None };
@@ -198,7 +220,7 @@ fn unlisted(config: &Config, catalogue: &Catalogue) -> Option<Arc<Upstream>> {
         owner: "nobody".into(),
         origins: Vec::new(),
         reach: Vec::new(),
-        tls: TlsProfile { roots: Roots::System, server_name: None },
+        tls: TlsProfile { roots: Roots::System, server_name: None, spiffe_id: None, client_certificate: false },
         protocol: Protocol::default(),
         credentials: Vec::new(),
         stage: Stage::Observe { until },

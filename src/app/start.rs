@@ -26,6 +26,7 @@ use crate::control::{Cause, Publish, Reload, Watch};
 use crate::credentials::providers::{KeyRings, Rhythm};
 use crate::credentials::{self, Broker};
 use crate::gate::Gate;
+use crate::identity::{self, Pods};
 use crate::outcall::Outcall;
 use crate::proxy::{Limits, Listeners, Shared, Workers};
 use crate::secret::Secret;
@@ -155,8 +156,17 @@ pub fn start(path: &Path, signals: Signals) -> Result<Running, Failed> {
     );
     let broker = Arc::new(broker);
     let rings = Arc::new(KeyRings::new(Arc::clone(&state), Rhythm::default()));
+    let pods = {
+        let (tasks, clock) = (household.handle().clone(), Arc::clone(&clock));
+        Arc::new(Pods::new(move |pod| tasks.spawn(identity::follow(pod, Arc::clone(&clock))).abort_handle()))
+    };
     let house = Arc::new(House {
-        builder: Builder { clock: Arc::clone(&clock), rings: Arc::clone(&rings), fingerprints: Arc::clone(&fingerprints) },
+        builder: Builder {
+            clock: Arc::clone(&clock),
+            rings: Arc::clone(&rings),
+            fingerprints: Arc::clone(&fingerprints),
+            pods: Arc::clone(&pods),
+        },
         snapshots: Arc::new(Current::new(Snapshot::empty("exeat is starting"))),
         broker: Arc::clone(&broker),
         ledger: ledger.clone(),
@@ -188,6 +198,7 @@ pub fn start(path: &Path, signals: Signals) -> Result<Running, Failed> {
         metrics.clone(),
         spans.sampler(),
         Arc::new(interceptor),
+        pods.changes(),
         resolver,
         tls,
     ));
@@ -202,6 +213,7 @@ pub fn start(path: &Path, signals: Signals) -> Result<Running, Failed> {
     };
     household.spawn(household::record_grants(grants, ledger.clone(), metrics.clone()));
     household.spawn(household::tend_keys(Arc::clone(&rings), Arc::clone(&clock), Arc::clone(&health)));
+    household.spawn(household::watch_identities(pods, Arc::clone(&clock), Arc::clone(&health), metrics.clone()));
     household.spawn(household::watch_audit(ledger.clone(), Arc::clone(&health)));
     household.spawn(Arc::clone(&reload).supervise(watch, publish));
     if let Some(socket) = status_socket {

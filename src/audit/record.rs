@@ -395,7 +395,7 @@ fn workload(out: &mut Vec<u8>, workload: &Workload) {
     put!(out, "attestation", word workload.attestation.name());
     match workload.attestation {
         Attestation::UnixPeer { uid } => put!(out, "uid", number uid),
-        Attestation::Fixed => {}
+        Attestation::Fixed | Attestation::Spiffe => {}
     }
     close_object(out, object);
 }

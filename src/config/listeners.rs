@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::file::ListenerSpec;
 use crate::capture::{ListenAddress, Listener, ListenerConfig, Mode};
 use crate::catalogue::{Catalogue, HostPattern};
-use crate::identity::{Identity, IdentityConfig};
+use crate::identity::{Around, Identity, IdentityConfig};
 use crate::written::{Entries, Place, Report, Spanned};
 
 /// What a `route` listener may name.
@@ -21,7 +21,7 @@ pub(super) struct Targets<'a> {
 pub(super) fn build(
     listeners: Entries<ListenerConfig>,
     identities: Entries<IdentityConfig>,
-    trust_domain: Option<&str>,
+    around: &Around<'_>,
     targets: &Targets<'_>,
     servers: &[(&'static str, Spanned<String>)],
     report: &mut Report,
@@ -31,7 +31,7 @@ pub(super) fn build(
     }
     let names: Vec<String> = identities.names().map(str::to_owned).collect();
     let places: Vec<Spanned<String>> = identities.iter().map(|(name, _)| name.clone()).collect();
-    let known: Vec<Option<Identity>> = identities.into_iter().map(|(name, identity)| identity.build(&name, trust_domain, report)).collect();
+    let known: Vec<Option<Identity>> = identities.into_iter().map(|(name, identity)| identity.build(&name, around, report)).collect();
     let known: Vec<Identity> = known.into_iter().flatten().collect();
     let mut addresses = Addresses::default();
     let mut built = Vec::new();
@@ -92,7 +92,11 @@ fn join(
     }
     warn_of_uid(&listener, &identities, at, report);
     let route = match (&listener.upstream, listener.mode) {
-        (Some(upstream), Mode::Route) => Some(route(&listener.name, upstream, targets, report)?),
+        (Some(upstream), Mode::Route) => {
+            let name = route(&listener.name, upstream, targets, report)?;
+            check_svid(&name, upstream.at, &identities, targets, report);
+            Some(name)
+        }
         (_, Mode::Route | Mode::Host | Mode::Forward) => None,
     };
     Some(ListenerSpec {
@@ -133,6 +137,15 @@ fn route(listener: &str, written: &Spanned<String>, targets: &Targets<'_>, repor
         return None;
     }
     Some(Arc::clone(&upstream.name))
+}
+
+/// An upstream that exeat's own SVID opens is only for listeners whose callers are that pod; elsewhere a request shows it.
+fn check_svid(name: &str, at: Place, identities: &[Identity], targets: &Targets<'_>, report: &mut Report) {
+    let needs = targets.catalogue.by_name(name).is_some_and(|upstream| upstream.tls.needs_svid());
+    if let Some(other) = identities.iter().find(|identity| needs && identity.kind != "spiffe") {
+        let message = format!("upstream `{name}` takes the pod's own SVID, but identity `{}` makes callers somebody else", other.name);
+        report.error_hint(at, message, "accept a `spiffe` identity alone on this listener, or take `tls` of the upstream away");
+    }
 }
 
 /// Who listens where.

@@ -7,9 +7,11 @@ pub const PROVIDES: &[&str] = &[
     "capture.forward",
     "capture.host",
     "capture.route",
+    "credential.jwt_svid",
     "credential.local_jwt",
     "credential.secret",
     "identity.fixed",
+    "identity.spiffe",
     "identity.unix_peer",
     "inject.basic",
     "inject.bearer",
@@ -17,6 +19,8 @@ pub const PROVIDES: &[&str] = &[
     "inject.query",
     "policy.v1",
     "stage.observe",
+    "tls.client_certificate.svid",
+    "tls.spiffe_id",
 ];
 
 /// The JSON Schema (draft 2020-12) of `exeat: config/v1`, for editors and for `exeat schema`.

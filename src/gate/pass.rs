@@ -10,11 +10,11 @@ use super::clearance::Clearance;
 use crate::action::Action;
 use crate::audit::Access;
 use crate::capture::{self, Arrival, Destination, Host, Scheme, Target};
-use crate::catalogue::{Origin, Upstream};
+use crate::catalogue::{JWT_SVID, Origin, Upstream};
 use crate::clock::Clock;
 use crate::credentials::{Broker, Credential};
-use crate::identity::{Identified, Workload};
-use crate::policy::{AccessRequest, Decision, Plan};
+use crate::identity::{Attestation, Identified, IdentitySource, Workload};
+use crate::policy::{AccessRequest, Decision, GrantTerms, Plan};
 use crate::refusal::{Code, Refusal};
 use crate::secret::FingerprintKey;
 use crate::snapshot::Snapshot;
@@ -47,8 +47,8 @@ impl Gate {
     /// The refusal, with its internal line for the record.
     pub async fn pass(&self, snapshot: &Snapshot, arrival: &Arrival, parts: &Parts, access: &mut Access) -> Result<Clearance, Refusal> {
         let (upstream, destination) = place(snapshot, arrival, parts, access)?;
-        let workload = identify(snapshot, arrival, access)?;
-        self.judge(snapshot, arrival, parts, access, Judged { upstream: &upstream, destination, workload: &workload, tunnel: false }).await
+        let proof = identify(snapshot, arrival, access)?;
+        self.judge(snapshot, arrival, parts, access, Judged { upstream: &upstream, destination, proof, tunnel: false }).await
     }
 
     /// Judges a CONNECT: by host alone.
@@ -57,12 +57,12 @@ impl Gate {
     /// The refusal, with its internal line for the record.
     pub async fn connect(&self, snapshot: &Snapshot, arrival: &Arrival, parts: &Parts, access: &mut Access) -> Result<Connect, Refusal> {
         let (upstream, destination) = place(snapshot, arrival, parts, access)?;
-        let workload = identify(snapshot, arrival, access)?;
+        let proof = identify(snapshot, arrival, access)?;
         if upstream.intercept {
             return Ok(Connect::Intercept(upstream, destination));
         }
         access.tunnel = true;
-        let judged = Judged { upstream: &upstream, destination, workload: &workload, tunnel: true };
+        let judged = Judged { upstream: &upstream, destination, proof, tunnel: true };
         Ok(Connect::Tunnel(Box::new(self.judge(snapshot, arrival, parts, access, judged).await?)))
     }
 
@@ -73,7 +73,7 @@ impl Gate {
     pub fn rejudge(&self, snapshot: &Snapshot, arrival: &Arrival, parts: &Parts, tunnel: bool) -> Result<(), Refusal> {
         ready(snapshot)?;
         let (upstream, destination) = find(snapshot, arrival, parts)?;
-        let workload = who(snapshot, arrival)?;
+        let workload = who(snapshot, arrival)?.workload;
         let (action, stripped) = self.read(snapshot, &upstream, parts)?;
         let request = AccessRequest {
             workload: &workload,
@@ -123,7 +123,8 @@ impl Gate {
         access: &mut Access,
         judged: Judged<'_>,
     ) -> Result<Clearance, Refusal> {
-        let Judged { upstream, destination, workload, tunnel } = judged;
+        let Judged { upstream, destination, proof, tunnel } = judged;
+        let workload = &proof.workload;
         let (action, stripped) = self.read(snapshot, upstream, parts)?;
         access.findings = stripped.findings().into();
         access.grpc = action.grpc.is_some();
@@ -144,7 +145,8 @@ impl Gate {
                 None
             }
             Plan::Bare => None,
-            Plan::Swap(_) => {
+            Plan::Swap(terms) => {
+                own_identity_only(terms, workload)?;
                 let cached = self.broker.cached(&permit, &snapshot.definitions, now);
                 access.cached = cached.is_some();
                 let credential = if let Some(credential) = cached {
@@ -158,7 +160,8 @@ impl Gate {
                 Some(credential)
             }
         };
-        Ok(Clearance { permit, destination, credential, strip: stripped.into_edits() })
+        let Proof { source, .. } = proof;
+        Ok(Clearance { permit, destination, credential, strip: stripped.into_edits(), source, peer: arrival.peer })
     }
 
     fn read<'a>(&self, snapshot: &Snapshot, upstream: &Upstream, parts: &'a Parts) -> Result<(Action<'a>, strip::Stripped), Refusal> {
@@ -180,8 +183,29 @@ fn place(snapshot: &Snapshot, arrival: &Arrival, parts: &Parts, access: &mut Acc
 struct Judged<'a> {
     upstream: &'a Arc<Upstream>,
     destination: Destination,
-    workload: &'a Arc<Workload>,
+    proof: Proof,
     tunnel: bool,
+}
+
+/// Who is asking, and who says so.
+struct Proof {
+    workload: Arc<Workload>,
+    source: Arc<dyn IdentitySource>,
+}
+
+/// exeat's own identity is a credential only for callers that are this very pod: a workload that the configuration or the kernel gives
+/// the same SPIFFE ID is not.
+fn own_identity_only(terms: &GrantTerms, workload: &Workload) -> Result<(), Refusal> {
+    if terms.profile.kind != JWT_SVID || workload.attestation == Attestation::Spiffe {
+        return Ok(());
+    }
+    let why = format!(
+        "credential `{}` is the pod's own JWT-SVID, but `{}` was proven by `{}`: accept a `spiffe` identity on the listener",
+        terms.profile.name,
+        workload.id,
+        workload.attestation.name()
+    );
+    Err(Refusal::new(Code::CredentialUnavailable, why))
 }
 
 fn ready(snapshot: &Snapshot) -> Result<(), Refusal> {
@@ -228,19 +252,20 @@ fn listed<'a>(snapshot: &'a Snapshot, scheme: Option<Scheme>, host: &Host, port:
     }
 }
 
-fn identify(snapshot: &Snapshot, arrival: &Arrival, access: &mut Access) -> Result<Arc<Workload>, Refusal> {
-    let workload = who(snapshot, arrival)?;
-    access.workload = Some(Arc::clone(&workload));
-    Ok(workload)
+fn identify(snapshot: &Snapshot, arrival: &Arrival, access: &mut Access) -> Result<Proof, Refusal> {
+    let proof = who(snapshot, arrival)?;
+    access.workload = Some(Arc::clone(&proof.workload));
+    Ok(proof)
 }
 
 /// Asks the listener's sources in order; the first that has a say decides.
-fn who(snapshot: &Snapshot, arrival: &Arrival) -> Result<Arc<Workload>, Refusal> {
+fn who(snapshot: &Snapshot, arrival: &Arrival) -> Result<Proof, Refusal> {
     let sources = snapshot.identities.get(&arrival.listener).map(AsRef::as_ref).unwrap_or_default();
     for source in sources {
         match source.identify(&arrival.peer) {
-            Identified::Attested(workload) => return Ok(workload),
+            Identified::Attested(workload) => return Ok(Proof { workload, source: Arc::clone(source) }),
             Identified::Rejected(why) => return Err(Refusal::new(Code::Unauthenticated, format!("identity `{}`: {why}", source.name()))),
+            Identified::NotReady(why) => return Err(Refusal::new(Code::NotReady, format!("identity `{}`: {why}", source.name()))),
             Identified::NotApplicable => {}
         }
     }

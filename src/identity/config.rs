@@ -7,10 +7,21 @@ use serde::Deserialize;
 use serde::de::IgnoredAny;
 
 use super::fixed::Fixed;
+use super::pod::PodSettings;
 use super::spiffe_id::SpiffeId;
 use super::unix_peer::UnixPeer;
 use super::workload::IdentitySource;
-use crate::written::{Items, Report, Spanned};
+use super::workload_api::Endpoint;
+use crate::written::{Items, Place, Report, Spanned};
+
+/// What an identity needs to know of its surroundings while it is judged.
+#[derive(Debug, Clone, Copy)]
+pub struct Around<'a> {
+    /// The trust domain, where it is written right.
+    pub trust_domain: Option<&'a str>,
+    /// `SPIFFE_ENDPOINT_SOCKET`, where it is set.
+    pub endpoint_socket: Option<&'a str>,
+}
 
 /// One identity as written: exactly one kind.
 #[derive(Debug, Deserialize, JsonSchema)]
@@ -20,8 +31,8 @@ pub struct IdentityConfig {
     fixed: Option<FixedConfig>,
     /// The kernel names the uid at the other end.
     unix_peer: Option<UnixPeerConfig>,
-    #[schemars(skip)]
-    spiffe: Option<Spanned<IgnoredAny>>,
+    /// The pod's own identity, from the SPIFFE Workload API: whoever connects to the listener is this pod.
+    spiffe: Option<Spanned<SpiffeConfig>>,
     #[schemars(skip)]
     client_cert: Option<Spanned<IgnoredAny>>,
     #[schemars(skip)]
@@ -34,6 +45,16 @@ pub struct IdentityConfig {
 struct FixedConfig {
     /// Its SPIFFE ID, within the trust domain.
     id: Spanned<String>,
+}
+
+/// The pod's own identity.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+struct SpiffeConfig {
+    /// The Workload API: `unix:///PATH` or `tcp://IP:PORT`. Default: `SPIFFE_ENDPOINT_SOCKET` of the environment.
+    socket: Option<Spanned<String>>,
+    /// Which of several SVIDs: the one that the server gives this hint. Default: the first.
+    hint: Option<Spanned<String>>,
 }
 
 /// Workloads by uid.
@@ -59,12 +80,21 @@ struct UnixWorkload {
 pub struct Identity {
     /// Its name in the configuration.
     pub name: Arc<str>,
-    /// `fixed`, `unix_peer`.
+    /// `fixed`, `unix_peer`, `spiffe`.
     pub kind: &'static str,
     /// Makes every connection of a listener one workload, so it stands alone in a listener's list.
     pub alone: bool,
     /// Who judges the connection.
-    pub source: Arc<dyn IdentitySource>,
+    pub source: Source,
+}
+
+/// Who judges a connection.
+#[derive(Clone)]
+pub enum Source {
+    /// The configuration says all that it needs.
+    Ready(Arc<dyn IdentitySource>),
+    /// It lives on news of the Workload API, across reloads.
+    Pod(PodSettings),
 }
 
 impl std::fmt::Debug for Identity {
@@ -74,39 +104,83 @@ impl std::fmt::Debug for Identity {
 }
 
 impl IdentityConfig {
+    /// Whether it comes from the Workload API.
+    #[must_use]
+    pub const fn is_spiffe(&self) -> bool {
+        self.spiffe.is_some()
+    }
+
     /// Judges it; mistakes go to the report.
-    pub fn build(self, name: &Spanned<String>, trust_domain: Option<&str>, report: &mut Report) -> Option<Identity> {
-        for (kind, written) in [("spiffe", &self.spiffe), ("client_cert", &self.client_cert), ("kubernetes", &self.kubernetes)] {
+    pub fn build(self, name: &Spanned<String>, around: &Around<'_>, report: &mut Report) -> Option<Identity> {
+        let trust_domain = around.trust_domain;
+        for (kind, written) in [("client_cert", &self.client_cert), ("kubernetes", &self.kubernetes)] {
             if let Some(written) = written {
-                let hint = "this binary knows `fixed` and `unix_peer`; `exeat version --json` lists what a binary knows";
+                let hint = "this binary knows `fixed`, `unix_peer` and `spiffe`; `exeat version --json` lists what a binary knows";
                 report.error_hint(written.at, format!("this binary does not know the identity kind `{kind}`"), hint);
                 return None;
             }
         }
         let shared: Arc<str> = name.value.as_str().into();
-        match (self.fixed, self.unix_peer) {
-            (Some(fixed), None) => {
+        match (self.fixed, self.unix_peer, self.spiffe) {
+            (Some(fixed), None, None) => {
                 let id = workload_id(&fixed.id, trust_domain, report)?;
-                Some(Identity { name: Arc::clone(&shared), kind: "fixed", alone: true, source: Arc::new(Fixed::new(shared, id)) })
+                Some(Identity {
+                    name: Arc::clone(&shared),
+                    kind: "fixed",
+                    alone: true,
+                    source: Source::Ready(Arc::new(Fixed::new(shared, id))),
+                })
             }
-            (None, Some(unix)) => {
+            (None, Some(unix), None) => {
                 let workloads = unix.build(trust_domain, report)?;
                 let source = Arc::new(UnixPeer::new(Arc::clone(&shared), workloads));
-                Some(Identity { name: shared, kind: "unix_peer", alone: false, source })
+                Some(Identity { name: shared, kind: "unix_peer", alone: false, source: Source::Ready(source) })
             }
-            (None, None) => {
+            (None, None, Some(spiffe)) => {
+                let settings = spiffe.value.build(spiffe.at, around, report)?;
+                Some(Identity { name: shared, kind: "spiffe", alone: true, source: Source::Pod(settings) })
+            }
+            (None, None, None) => {
                 report.error_hint(
                     name.at,
                     format!("identity `{}` names no kind", name.value),
-                    "write `fixed: { id }` or `unix_peer: { workloads }`",
+                    "write `fixed: { id }`, `unix_peer: { workloads }` or `spiffe: { socket }`",
                 );
                 None
             }
-            (Some(_), Some(_)) => {
+            _ => {
                 report.error_hint(name.at, format!("identity `{}` names two kinds", name.value), "make two identities of it");
                 None
             }
         }
+    }
+}
+
+impl SpiffeConfig {
+    fn build(self, written: Place, around: &Around<'_>, report: &mut Report) -> Option<PodSettings> {
+        let (text, at) = match (&self.socket, around.endpoint_socket) {
+            (Some(socket), _) => (socket.value.as_str(), socket.at),
+            (None, Some(variable)) => (variable, written),
+            (None, None) => {
+                let hint = "write `socket: \"unix:///PATH\"`, or set SPIFFE_ENDPOINT_SOCKET for exeat";
+                report.error_hint(written, "the identity does not say where the Workload API is", hint);
+                return None;
+            }
+        };
+        let endpoint = match Endpoint::parse(text) {
+            Ok(endpoint) => endpoint,
+            Err(error) => {
+                let hint = "unix:///run/spire/agent/public/api.sock, or tcp://127.0.0.1:8081";
+                report.error_hint(at, format!("`{text}` is no Workload API endpoint: {error}"), hint);
+                return None;
+            }
+        };
+        if let Some(hint) = self.hint.as_ref().filter(|hint| hint.is_empty() || hint.len() > 1024) {
+            report.error_hint(hint.at, "a hint has 1 to 1024 bytes", "leave it out for the first identity that the server gives");
+            return None;
+        }
+        let hint = self.hint.map(|hint| hint.value.into());
+        Some(PodSettings { endpoint, hint, trust_domain: around.trust_domain?.into() })
     }
 }
 

@@ -5,13 +5,21 @@
 
 mod config;
 mod fixed;
+mod follow;
+mod pod;
 mod spiffe_id;
+mod standing;
 pub mod svid;
 mod unix_peer;
 mod workload;
+mod workload_api;
 
-pub use config::{Identity, IdentityConfig};
+pub use config::{Around, Identity, IdentityConfig, Source};
 pub use fixed::Fixed;
+pub use follow::follow;
+pub use pod::{Pod, PodFault, PodIdentity, PodSettings, Pods};
 pub use spiffe_id::{SpiffeId, SpiffeIdError, is_path_segment, is_trust_domain};
+pub use standing::{HeldSvid, Standing};
 pub use unix_peer::UnixPeer;
 pub use workload::{Attestation, Identified, IdentitySource, Workload};
+pub use workload_api::{Endpoint, EndpointError};

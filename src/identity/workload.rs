@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use super::spiffe_id::SpiffeId;
+use super::standing::Standing;
 use crate::capture::Peer;
 
 /// How an identity was proven; goes into records and policy (`source.*`).
@@ -15,15 +16,18 @@ pub enum Attestation {
         /// The uid that the kernel named.
         uid: u32,
     },
+    /// The Workload API gives exeat this identity: exeat and the workload are one pod.
+    Spiffe,
 }
 
 impl Attestation {
-    /// The word in records: `fixed`, `unix_peer`.
+    /// The word in records: `fixed`, `unix_peer`, `spiffe`.
     #[must_use]
     pub const fn name(&self) -> &'static str {
         match self {
             Self::Fixed => "fixed",
             Self::UnixPeer { .. } => "unix_peer",
+            Self::Spiffe => "spiffe",
         }
     }
 }
@@ -45,6 +49,8 @@ pub enum Identified {
     Attested(Arc<Workload>),
     /// This transport cannot carry this source's proof: the next source may be asked.
     NotApplicable,
+    /// Nobody can be proven yet: the source itself still waits for its first word.
+    NotReady(String),
     /// A proof was there (or had to be) and does not hold: nobody else is asked. For the record; never a secret.
     Rejected(String),
 }
@@ -55,4 +61,10 @@ pub trait IdentitySource: Send + Sync {
     fn name(&self) -> &str;
     /// Judges the other end of a connection.
     fn identify(&self, peer: &Peer) -> Identified;
+
+    /// What exeat itself may prove in the place of the workload that this source attests: its own SVID, where both are one pod. `None`
+    /// for every source whose workload is somebody else.
+    fn standing(&self) -> Option<Arc<Standing>> {
+        None
+    }
 }

@@ -7,10 +7,11 @@ use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 
 use super::passage::{Ended, Passage};
 use super::worker::Worker;
+use crate::snapshot::Snapshot;
 
 /// How often the sweep runs while anything lives: a revoked passage ends within two of these.
 const EVERY: Duration = Duration::from_millis(400);
@@ -96,6 +97,23 @@ impl Live {
 }
 
 impl Worker {
+    /// Judges all that live again whenever an identity changes: a withdrawal ends what it had opened, and waits for no sweep.
+    pub(super) async fn follow_identities(self: Rc<Self>, mut changes: watch::Receiver<u64>) {
+        while changes.changed().await.is_ok() {
+            let snapshot = self.snapshot();
+            for passage in self.live().passages.borrow().iter() {
+                if passage.ended().get().is_none() && passage.judged.get().is_some() && self.is_refused_now(&snapshot, passage) {
+                    passage.end(Ended::Denied);
+                }
+            }
+        }
+    }
+
+    fn is_refused_now(&self, snapshot: &Snapshot, passage: &Passage) -> bool {
+        let tunnel = passage.head().method == http::Method::CONNECT;
+        self.gate().rejudge(snapshot, passage.conn().arrival(), passage.head(), tunnel).is_err()
+    }
+
     /// One sweep. Ending only wakes tasks, so nothing leaves the list while it is walked.
     fn look_after(&self) {
         let now = self.live().tick();
@@ -119,8 +137,7 @@ impl Worker {
                 passage.end(Ended::Expired);
             } else if age > JUDGED_AGAIN_AFTER && passage.judged.get().is_some_and(|revision| revision != snapshot.revision) {
                 passage.judged.set(Some(snapshot.revision));
-                let tunnel = passage.head().method == http::Method::CONNECT;
-                if self.gate().rejudge(&snapshot, passage.conn().arrival(), passage.head(), tunnel).is_err() {
+                if self.is_refused_now(&snapshot, passage) {
                     passage.end(Ended::Denied);
                 }
             }

@@ -17,7 +17,7 @@ use std::sync::{Arc, LazyLock};
 use rustls::crypto::{CryptoProvider, aws_lc_rs};
 
 pub use authority::Authority;
-pub use client::{Alpn, ClientConfigs, server_name};
+pub use client::{Alpn, ClientConfigs, OwnCertificate, Peer, server_name};
 pub use error::TlsError;
 pub use interception::{Intercepted, Interceptor};
 pub use roots::{Trust, parse_certificates, system_roots_pem};
