@@ -30,5 +30,7 @@ mod records;
 mod refusals;
 mod reload;
 mod responses;
+mod spiffe;
+mod spire;
 mod uids;
 mod unmodified;
