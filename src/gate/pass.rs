@@ -88,6 +88,12 @@ impl Gate {
         decision.outcome.map(drop).map_err(|denied| denied.refusal())
     }
 
+    /// Whether a connection still proves this workload.
+    #[must_use]
+    pub fn still_proves(&self, snapshot: &Snapshot, arrival: &Arrival, workload: &Workload) -> bool {
+        who(snapshot, arrival).is_ok_and(|proof| proof.workload.id == workload.id)
+    }
+
     /// An upstream answered 401 to the credential of this clearance: another one of the same permit, if the broker finds that the used one
     /// may have been stale. `None`: the 401 is the application's to see.
     pub async fn renew(&self, snapshot: &Snapshot, clearance: &Clearance) -> Option<Arc<Credential>> {

@@ -96,11 +96,11 @@ where
         Err(fault) => return fault,
     };
     while let Some(message) = next {
-        if let Err(malformed) = take(message) {
-            // The former state holds: half of a message is no state.
-            return Fault::Lost(format!("its message is not taken: {malformed}"));
+        match take(message) {
+            Ok(()) => *heard = true,
+            // The former state holds: half of a message is no state. The next one may be right, and may be a withdrawal.
+            Err(malformed) => pod.say(&format!("{}: its message is not taken: {malformed}", pod.settings().endpoint)),
         }
-        *heard = true;
         next = match stream.message().await {
             Ok(next) => next,
             Err(status) => return status.into(),

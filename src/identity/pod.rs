@@ -247,14 +247,18 @@ impl Pods {
 
     /// Lets go of all pods that the configuration no longer names.
     pub fn keep(&self, named: &[PodSettings]) {
+        let mut gone = false;
         self.known.lock().unwrap_or_else(PoisonError::into_inner).retain(|(pod, task)| {
             let kept = named.contains(&pod.settings);
             if !kept {
                 task.abort();
+                gone = true;
             }
             kept
         });
-        self.changed.send_modify(|count| *count = count.wrapping_add(1));
+        if gone {
+            self.changed.send_modify(|count| *count = count.wrapping_add(1));
+        }
     }
 
     /// The pod that is this workload now.

@@ -11,7 +11,6 @@ use tokio::sync::{Notify, watch};
 
 use super::passage::{Ended, Passage};
 use super::worker::Worker;
-use crate::snapshot::Snapshot;
 
 /// How often the sweep runs while anything lives: a revoked passage ends within two of these.
 const EVERY: Duration = Duration::from_millis(400);
@@ -97,21 +96,18 @@ impl Live {
 }
 
 impl Worker {
-    /// Judges all that live again whenever an identity changes: a withdrawal ends what it had opened, and waits for no sweep.
+    /// Whenever an identity changes, ends what it no longer proves: a withdrawal waits for no sweep.
     pub(super) async fn follow_identities(self: Rc<Self>, mut changes: watch::Receiver<u64>) {
         while changes.changed().await.is_ok() {
             let snapshot = self.snapshot();
-            for passage in self.live().passages.borrow().iter() {
-                if passage.ended().get().is_none() && passage.judged.get().is_some() && self.is_refused_now(&snapshot, passage) {
+            for passage in self.live().passages.borrow().iter().filter(|passage| passage.ended().get().is_none()) {
+                let mut proven = None;
+                passage.note(|access| proven.clone_from(&access.workload));
+                if proven.is_some_and(|workload| !self.gate().still_proves(&snapshot, passage.conn().arrival(), &workload)) {
                     passage.end(Ended::Denied);
                 }
             }
         }
-    }
-
-    fn is_refused_now(&self, snapshot: &Snapshot, passage: &Passage) -> bool {
-        let tunnel = passage.head().method == http::Method::CONNECT;
-        self.gate().rejudge(snapshot, passage.conn().arrival(), passage.head(), tunnel).is_err()
     }
 
     /// One sweep. Ending only wakes tasks, so nothing leaves the list while it is walked.
@@ -137,7 +133,8 @@ impl Worker {
                 passage.end(Ended::Expired);
             } else if age > JUDGED_AGAIN_AFTER && passage.judged.get().is_some_and(|revision| revision != snapshot.revision) {
                 passage.judged.set(Some(snapshot.revision));
-                if self.is_refused_now(&snapshot, passage) {
+                let tunnel = passage.head().method == http::Method::CONNECT;
+                if self.gate().rejudge(&snapshot, passage.conn().arrival(), passage.head(), tunnel).is_err() {
                     passage.end(Ended::Denied);
                 }
             }

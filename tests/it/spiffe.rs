@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use crate::harness::exeat::{APP, Capture, DOMAIN, policy_head};
 use crate::harness::spiffe::{Fault, TrustDomain, WorkloadApi};
-use crate::harness::{Exeat, House, Upstream, Wire, jwt, until};
+use crate::harness::{Exeat, House, Upstream, Wire, jwt, pki, until};
 
 const LIFE: Duration = Duration::from_hours(1);
 const APP_PATH: &str = "ns/it/sa/app";
@@ -141,7 +141,52 @@ fn a_rotated_certificate_is_never_used_again_and_no_request_fails() {
     for worker in workers {
         worker.join().expect("no request failed");
     }
+    assert_eq!(get(&exeat, "/last").status, 200);
+    let idle = |connection: &crate::harness::upstream::Connection| connection.client.as_deref() != Some(&*certificate);
+    until("connections of former certificates to end", || {
+        // A worker lets go of them when it next opens one: each asks once.
+        let _asked = get(&exeat, "/sweep");
+        up.connections().iter().filter(|connection| idle(connection)).all(|connection| connection.closed).then_some(())
+    });
     println!("rotations: 25, requests: {}, failed: 0", asked.load(Ordering::Relaxed));
+}
+
+#[test]
+fn an_upstream_may_prove_a_name_and_the_workload_api_may_be_reached_over_tcp() {
+    let pod = Pod::new();
+    let up = Upstream::https_by(pki::mutual(pki::authority(), &pod.domain.root, &["h2"]));
+    let certificate = pod.rotate();
+    let (socket, port) = (pod.api.path.clone(), crate::harness::free_port());
+    let listener = std::net::TcpListener::bind(("127.0.0.1", port)).expect("a port");
+    listener.set_nonblocking(true).expect("set");
+    std::thread::spawn(move || {
+        crate::harness::run(async move {
+            let listener = tokio::net::TcpListener::from_std(listener).expect("a listener");
+            while let Ok((mut near, _)) = listener.accept().await {
+                let socket = socket.clone();
+                tokio::spawn(async move {
+                    let mut far = tokio::net::UnixStream::connect(&socket).await?;
+                    tokio::io::copy_bidirectional(&mut near, &mut far).await
+                });
+            }
+        });
+    });
+    let named = "client_certificate: svid, roots: { file: upstream-ca.pem }";
+    let exeat = House::new()
+        .identity("pod", &format!("{{ spiffe: {{ socket: \"tcp://127.0.0.1:{port}\" }} }}"))
+        .listener_for("mesh", Capture::Route("up"), "pod")
+        .listener_for("other", Capture::Host, "pod")
+        .raw_upstream("up", &upstream_yaml(&up, named, ""))
+        .policy("base.yaml", &bare())
+        .start();
+    assert_eq!(get(&exeat, "/named").status, 200);
+    assert_eq!(up.connections().last().expect("one").client.as_deref(), Some(&*certificate));
+    // The same certificate is not shown to who cannot prove the name.
+    let impostor = Upstream::https_by(pki::mutual(pki::stranger(), &pod.domain.root, &["h2"]));
+    let house = pod.house(&impostor, named);
+    let exeat = house.start();
+    get(&exeat, "/impostor").must_refuse(502, "upstream_untrusted");
+    assert!(impostor.connections().iter().all(|one| one.client.is_none() && one.plain.is_empty()));
 }
 
 #[test]
@@ -244,7 +289,7 @@ fn a_message_that_is_wrong_changes_nothing_and_an_expired_certificate_proves_nob
     let stranger = foreign.svid("app", LIFE);
     let wrong: [(&str, Spoil<'_>); 6] = [
         ("is no DER certificate", &|served| served.x509.svids[0].x509_svid = b"certificate".to_vec()),
-        ("key", &|served| served.x509.svids[0].x509_svid_key = other.key.clone()),
+        ("KeyMismatch", &|served| served.x509.svids[0].x509_svid_key = other.key.clone()),
         ("no X.509 authority", &|served| served.x509.svids[0].bundle.clear()),
         ("its certificate `spiffe://it.test/ns/it/sa/app`", &|served| served.x509.svids[0].spiffe_id = format!("spiffe://{DOMAIN}/other")),
         ("does not lead to the bundle", &|served| served.x509.svids[0].bundle = foreign.root.to_vec()),
@@ -266,7 +311,8 @@ fn a_message_that_is_wrong_changes_nothing_and_an_expired_certificate_proves_nob
         assert_eq!(up.connections()[seen.connection].client.as_deref(), Some(&*good), "{why}: the former certificate serves");
         pod.api.change(|served| served.x509.clone_from(&right));
     }
-    let short = pod.domain.svid(APP_PATH, Duration::from_secs(3));
+    until("the right message to be taken", || (!exeat.status("/readyz").text().contains("[!]")).then_some(()));
+    let short = pod.domain.svid(APP_PATH, Duration::from_secs(6));
     pod.api.give(&[(&short, "")]);
     shows(&exeat, &up, &short.leaf);
     let refused = until("the certificate to end", || Some(get(&exeat, "/late")).filter(|answer| answer.status != 200));
