@@ -54,6 +54,8 @@ const FENCES: &[(&str, &[&str])] = &[
     ("h2::", &["outcall", "proxy", "dial", "admin", "demo"]),
     ("serde_yaml", &["written"]),
     ("opentelemetry", &["telemetry"]),
+    // gRPC: spans to a collector, and the Workload API, whose messages are nobody else's business
+    ("tonic::", &["telemetry", "identity/workload_api"]),
     ("jsonwebtoken", &["jose"]),
     ("arc_swap", &["snapshot", "live", "identity"]),
     ("std::env", &["config", "cli"]),

@@ -26,7 +26,7 @@ use crate::control::{Cause, Publish, Reload, Watch};
 use crate::credentials::providers::{KeyRings, Rhythm};
 use crate::credentials::{self, Broker};
 use crate::gate::Gate;
-use crate::identity::Issuers;
+use crate::identity::{self, Issuers, Pods};
 use crate::outcall::Outcall;
 use crate::proxy::{Limits, Listeners, Shared, Workers};
 use crate::secret::Secret;
@@ -157,12 +157,17 @@ pub fn start(path: &Path, signals: Signals) -> Result<Running, Failed> {
     let broker = Arc::new(broker);
     let rings = Arc::new(KeyRings::new(Arc::clone(&state), Rhythm::default()));
     let issuers = Arc::new(Issuers::new(outcall, Arc::clone(&clock), household.handle().clone()));
+    let pods = {
+        let (tasks, clock) = (household.handle().clone(), Arc::clone(&clock));
+        Arc::new(Pods::new(move |pod| tasks.spawn(identity::follow(pod, Arc::clone(&clock))).abort_handle()))
+    };
     let house = Arc::new(House {
         builder: Builder {
             clock: Arc::clone(&clock),
             rings: Arc::clone(&rings),
             fingerprints: Arc::clone(&fingerprints),
             issuers: Arc::clone(&issuers),
+            pods: Arc::clone(&pods),
         },
         snapshots: Arc::new(Current::new(Snapshot::empty("exeat is starting"))),
         broker: Arc::clone(&broker),
@@ -195,6 +200,7 @@ pub fn start(path: &Path, signals: Signals) -> Result<Running, Failed> {
         metrics.clone(),
         spans.sampler(),
         Arc::new(interceptor),
+        pods.changes(),
         resolver,
         tls,
     ));
@@ -210,6 +216,7 @@ pub fn start(path: &Path, signals: Signals) -> Result<Running, Failed> {
     household.spawn(household::record_grants(grants, ledger.clone(), metrics.clone()));
     household.spawn(household::tend_keys(Arc::clone(&rings), Arc::clone(&clock), Arc::clone(&health)));
     household.spawn(household::watch_issuers(issuers, Arc::clone(&health)));
+    household.spawn(household::watch_identities(pods, Arc::clone(&clock), Arc::clone(&health), metrics.clone()));
     household.spawn(household::watch_audit(ledger.clone(), Arc::clone(&health)));
     household.spawn(Arc::clone(&reload).supervise(watch, publish));
     if let Some(socket) = status_socket {

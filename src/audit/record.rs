@@ -400,7 +400,7 @@ fn workload(out: &mut Vec<u8>, workload: &Workload) {
 /// What was proven, each as its configuration names it.
 fn attestation(out: &mut Vec<u8>, attestation: &Attestation) {
     match attestation {
-        Attestation::Fixed => {}
+        Attestation::Fixed | Attestation::Spiffe => {}
         Attestation::UnixPeer(claim) => {
             if let Some(uid) = claim.uid {
                 put!(out, "uid", number uid);

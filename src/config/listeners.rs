@@ -99,7 +99,11 @@ fn join(
     let tls = tls(&listener, &identities, around, report)?;
     warn_of_uid(&listener, &identities, at, report);
     let route = match (&listener.upstream, listener.mode) {
-        (Some(upstream), Mode::Route) => Some(route(&listener.name, upstream, targets, report)?),
+        (Some(upstream), Mode::Route) => {
+            let name = route(&listener.name, upstream, targets, report)?;
+            check_svid(&name, upstream.at, &identities, targets, report);
+            Some(name)
+        }
         (_, Mode::Route | Mode::Host | Mode::Forward) => None,
     };
     Some(ListenerSpec {
@@ -195,6 +199,15 @@ fn route(listener: &str, written: &Spanned<String>, targets: &Targets<'_>, repor
         return None;
     }
     Some(Arc::clone(&upstream.name))
+}
+
+/// An upstream that exeat's own SVID opens is only for listeners whose callers are that pod; elsewhere a request shows it.
+fn check_svid(name: &str, at: Place, identities: &[Identity], targets: &Targets<'_>, report: &mut Report) {
+    let needs = targets.catalogue.by_name(name).is_some_and(|upstream| upstream.tls.needs_svid());
+    if let Some(other) = identities.iter().find(|identity| needs && identity.kind != "spiffe") {
+        let message = format!("upstream `{name}` takes the pod's own SVID, but identity `{}` makes callers somebody else", other.name);
+        report.error_hint(at, message, "accept a `spiffe` identity alone on this listener, or take `tls` of the upstream away");
+    }
 }
 
 /// Who listens where.

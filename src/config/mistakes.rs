@@ -787,7 +787,10 @@ fn the_identities() {
     insta::assert_snapshot!(mistakes(&[
         ("pod: { fixed: { id: \"spiffe://t.example/ns/a/sa/b\" } }", "pod: {}"),
         ("pod: { fixed:", "pod: { unix_peer: { workloads: [{ uid: 1, id: \"spiffe://t.example/a\" }] }, fixed:"),
-        ("fixed: { id: \"spiffe://t.example/ns/a/sa/b\" }", "spiffe: { socket: \"unix:///s\" }"),
+        ("fixed: { id: \"spiffe://t.example/ns/a/sa/b\" }", "spiffe: {}"),
+        ("fixed: { id: \"spiffe://t.example/ns/a/sa/b\" }", "spiffe: { socket: /run/agent.sock }"),
+        ("fixed: { id: \"spiffe://t.example/ns/a/sa/b\" }", "spiffe: { socket: \"tcp://agent.example:8081\" }"),
+        ("fixed: { id: \"spiffe://t.example/ns/a/sa/b\" }", "spiffe: { socket: \"unix:///s\", hint: \"\" }"),
         ("fixed: { id: \"spiffe://t.example/ns/a/sa/b\" }", "client_cert: { trust: { file: empty.pem } }"),
         ("fixed: { id: \"spiffe://t.example/ns/a/sa/b\" }", "client_cert: { trust: { file: broken.pem } }"),
         ("fixed: { id: \"spiffe://t.example/ns/a/sa/b\" }", "password: hunter2"),
@@ -803,7 +806,7 @@ fn the_identities() {
     8 |   pod: {}
       |   ^^^
       |
-      = help: write `fixed: { id }`, `unix_peer: { workloads }`, `kubernetes: { issuer, audience }` or `client_cert: { trust: { file } }`
+      = help: write `fixed: { id }`, `unix_peer: { workloads }`, `kubernetes: { issuer, audience }`, `client_cert: { trust: { file } }` or `spiffe: { socket }`
 
     error: identity `pod` names two kinds
      --> exeat.yaml:8:3
@@ -813,13 +816,37 @@ fn the_identities() {
       |
       = help: make two identities of it
 
-    error: this binary does not know the identity kind `spiffe`
+    error: the identity does not say where the Workload API is
      --> exeat.yaml:8:18
       |
-    8 |   pod: { spiffe: { socket: "unix:///s" } }
+    8 |   pod: { spiffe: {} }
       |                  ^
       |
-      = help: `exeat version --json` lists what a binary knows
+      = help: write `socket: "unix:///PATH"`, or set SPIFFE_ENDPOINT_SOCKET for exeat
+
+    error: `/run/agent.sock` is no Workload API endpoint: it begins with neither `unix:` nor `tcp:`
+     --> exeat.yaml:8:28
+      |
+    8 |   pod: { spiffe: { socket: /run/agent.sock } }
+      |                            ^^^^^^^^^^^^^^^
+      |
+      = help: unix:///run/spire/agent/public/api.sock, or tcp://127.0.0.1:8081
+
+    error: `tcp://agent.example:8081` is no Workload API endpoint: a tcp endpoint is an IP address and a port and nothing else
+     --> exeat.yaml:8:28
+      |
+    8 |   pod: { spiffe: { socket: "tcp://agent.example:8081" } }
+      |                            ^^^^^^^^^^^^^^^^^^^^^^^^^^
+      |
+      = help: unix:///run/spire/agent/public/api.sock, or tcp://127.0.0.1:8081
+
+    error: a hint has 1 to 1024 bytes
+     --> exeat.yaml:8:47
+      |
+    8 |   pod: { spiffe: { socket: "unix:///s", hint: "" } }
+      |                                               ^^
+      |
+      = help: leave it out for the first identity that the server gives
 
     error: the bundle of trust domain `t.example` cannot be used: there is no certificate in it; a PEM file of roots has `-----BEGIN CERTIFICATE-----` blocks
      --> exeat.yaml:8:40
@@ -843,7 +870,7 @@ fn the_identities() {
     8 |   pod: [hidden]
       |        ^^^^^^^^
       |
-      = help: the fields here are: fixed, unix_peer, spiffe, client_cert, kubernetes
+      = help: the fields here are: fixed, unix_peer, kubernetes, client_cert, spiffe
 
     error: `t.example/ns/a/sa/b` is not a SPIFFE ID: a SPIFFE ID begins with `spiffe://`
      --> exeat.yaml:8:23
@@ -1213,6 +1240,8 @@ fn the_upstreams() {
         ("credentials: [jwt]", "credentials: [jwt]\n    tls: { verify: false }"),
         ("credentials: [jwt]", "credentials: [jwt]\n    tls: { server_name: \"a b\" }"),
         ("credentials: [jwt]", "credentials: [jwt]\n    tls: { client_certificate: svid }"),
+        ("credentials: [jwt]", "credentials: [jwt]\n    tls: { client_certificate: mine.pem }"),
+        ("credentials: [jwt]", "credentials: [jwt]\n    tls: { spiffe_id: ledger.example, server_name: a.example }"),
         ("credentials: [jwt]", "credentials: [jtw, vault-thing]"),
         ("credentials: [jwt]", "credentials: [jwt, jwt]"),
         ("credentials: [jwt]", "credentials: [jwt]\n    stage: { observe: { until: soon } }"),
@@ -1374,7 +1403,7 @@ fn the_upstreams() {
     15 |     tls: { verify: false }
        |            ^^^^^^
        |
-       = help: the fields here are: roots, server_name, client_certificate
+       = help: the fields here are: roots, server_name, spiffe_id, client_certificate
 
     error: `a b` is not a name to verify: the host is neither a DNS name nor an IP address in its usual form
       --> exeat.yaml:15:25
@@ -1382,11 +1411,61 @@ fn the_upstreams() {
     15 |     tls: { server_name: "a b" }
        |                         ^^^^^
 
-    error: this binary does not know `client_certificate`: it comes with SPIFFE identities
+    error: upstream `ledger` takes the pod's own SVID, but identity `local` makes callers somebody else
+     --> exeat.yaml:6:70
+      |
+    6 |   ledger: { address: "unix:///run/l.sock", capture: route, upstream: ledger, identity: [local] }
+      |                                                                      ^^^^^^
+      |
+      = help: accept a `spiffe` identity alone on this listener, or take `tls` of the upstream away
+
+    error: upstream `ledger` needs the pod's own SVID, and no identity comes from the Workload API
       --> exeat.yaml:15:32
        |
     15 |     tls: { client_certificate: svid }
        |                                ^^^^
+       |
+       = help: add `identities: { pod: { spiffe: {} } }` and accept it on a listener
+
+    error[unknown-word]: unknown word `mine.pem`
+      --> exeat.yaml:15:32
+       |
+    15 |     tls: { client_certificate: mine.pem }
+       |                                ^^^^^^^^
+       |
+       = help: the words here are: svid
+
+    error: upstream `ledger` takes the pod's own SVID, but identity `local` makes callers somebody else
+     --> exeat.yaml:6:70
+      |
+    6 |   ledger: { address: "unix:///run/l.sock", capture: route, upstream: ledger, identity: [local] }
+      |                                                                      ^^^^^^
+      |
+      = help: accept a `spiffe` identity alone on this listener, or take `tls` of the upstream away
+
+    error: `ledger.example` is not a SPIFFE ID: a SPIFFE ID begins with `spiffe://`
+      --> exeat.yaml:15:23
+       |
+    15 |     tls: { spiffe_id: ledger.example, server_name: a.example }
+       |                       ^^^^^^^^^^^^^^
+       |
+       = help: spiffe://TRUST_DOMAIN/ns/NAMESPACE/sa/ACCOUNT
+
+    error: upstream `ledger` needs the pod's own SVID, and no identity comes from the Workload API
+      --> exeat.yaml:15:23
+       |
+    15 |     tls: { spiffe_id: ledger.example, server_name: a.example }
+       |                       ^^^^^^^^^^^^^^
+       |
+       = help: add `identities: { pod: { spiffe: {} } }` and accept it on a listener
+
+    error: `spiffe_id` stands beside `roots` or `server_name`
+      --> exeat.yaml:15:23
+       |
+    15 |     tls: { spiffe_id: ledger.example, server_name: a.example }
+       |                       ^^^^^^^^^^^^^^
+       |
+       = help: a SPIFFE ID is verified by the bundle of its trust domain, and no name is: keep one of the two
 
     error[unknown-name]: there is no credential `jtw`
       --> exeat.yaml:14:19
@@ -1521,6 +1600,8 @@ fn the_credentials() {
     let jwt = "local_jwt: { issuer: \"https://exeat.t.example\", scopes: [read] }";
     insta::assert_snapshot!(mistakes(&[
         (jwt, "inject: bearer"),
+        (jwt, "jwt_svid: { audience: \"https://ledger.example\" }"),
+        (jwt, "jwt_svid: { audience: \"\", ttl: 60s }"),
         (jwt, "local_jwt: { issuer: \"https://e.example\" }, secret: { value: \"${env:X}\" }, inject: bearer"),
         (jwt, "local_jwt: { issuer: exeat.t.example }"),
         (jwt, "local_jwt: { issuer: \"http://exeat.t.example\" }"),
@@ -1549,7 +1630,23 @@ fn the_credentials() {
     16 |   jwt: { inject: bearer }
        |   ^^^
        |
-       = help: write `local_jwt: { issuer, .. }` or `secret: { value: "${env:NAME}" }`
+       = help: write `local_jwt: { issuer, .. }`, `jwt_svid: { audience }` or `secret: { value: "${env:NAME}" }`
+
+    error: credential `jwt` is the pod's own JWT-SVID, and no identity comes from the Workload API
+      --> exeat.yaml:16:3
+       |
+    16 |   jwt: { jwt_svid: { audience: "https://ledger.example" } }
+       |   ^^^
+       |
+       = help: add `identities: { pod: { spiffe: {} } }` and accept it on a listener
+
+    error[unknown-field]: unknown field `ttl`
+      --> exeat.yaml:16:36
+       |
+    16 |   jwt: { jwt_svid: { audience: "", ttl: 60s } }
+       |                                    ^^^
+       |
+       = help: the fields here are: audience
 
     error: credential `jwt` names two kinds
       --> exeat.yaml:16:3

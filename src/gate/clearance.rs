@@ -8,18 +8,26 @@ use crate::capture::Destination;
 use crate::clock::Timestamp;
 use crate::credentials::Credential;
 use crate::edits::Edits;
+use crate::identity::{IdentitySource, Standing};
 use crate::inject;
 use crate::policy::{Permit, Plan};
 use crate::refusal::{Code, Refusal};
 
 /// A judged request: permit, credential and strip's edits. It yields the edits of each attempt.
-#[derive(Debug)]
 #[must_use]
 pub struct Clearance {
     pub(super) permit: Permit,
     pub(super) destination: Destination,
     pub(super) credential: Option<Arc<Credential>>,
     pub(super) strip: Edits,
+    /// Who said who asks: asked again before each attempt.
+    pub(super) source: Arc<dyn IdentitySource>,
+}
+
+impl std::fmt::Debug for Clearance {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Clearance").field("permit", &self.permit).field("destination", &self.destination).finish_non_exhaustive()
+    }
 }
 
 impl Clearance {
@@ -40,6 +48,30 @@ impl Clearance {
         self.credential.as_ref()
     }
 
+    /// What the connection itself proves by the Workload API, where the upstream asks for it: as it stands now, for one attempt.
+    ///
+    /// # Errors
+    /// The caller is not exeat's own pod, or that pod has no certificate now.
+    pub fn standing(&self) -> Result<Option<Arc<Standing>>, Refusal> {
+        let (tls, workload) = (&self.permit.upstream().tls, self.permit.workload());
+        if !tls.needs_svid() {
+            return Ok(None);
+        }
+        let Some(standing) = self.source.standing() else {
+            let why = format!(
+                "upstream `{}` takes the pod's own SVID, but `{}` was proven by `{}`: accept a `spiffe` identity on the listener",
+                self.permit.upstream().name,
+                workload.id,
+                workload.attestation.name()
+            );
+            return Err(Refusal::new(Code::CredentialUnavailable, why));
+        };
+        match &standing.svid {
+            Some(svid) if svid.workload.id == workload.id => Ok(Some(standing)),
+            Some(_) | None => Err(Refusal::new(Code::Unauthenticated, format!("the SVID of `{}` was withdrawn", workload.id))),
+        }
+    }
+
     /// Takes a fresh credential of the same permit, after the upstream rejected the former.
     pub fn renewed(&mut self, credential: Arc<Credential>) {
         self.credential = Some(credential);
@@ -48,8 +80,12 @@ impl Clearance {
     /// Whether this clearance still holds: asked before every attempt.
     ///
     /// # Errors
-    /// The rule's time is over, or the credential's.
+    /// The rule's time is over, or the credential's; the caller is no longer who it was.
     pub fn still_stands(&self, now: Timestamp) -> Result<(), Refusal> {
+        if !self.source.still_attests(self.permit.workload()) {
+            let why = format!("`{}` is no longer proven by identity `{}`", self.permit.workload().id, self.source.name());
+            return Err(Refusal::new(Code::Unauthenticated, why));
+        }
         if self.permit.until().is_some_and(|until| until <= now) {
             return Err(Refusal::new(Code::NoRule, "the rule that allowed this request ended before it was sent"));
         }

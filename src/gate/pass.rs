@@ -10,11 +10,11 @@ use super::clearance::Clearance;
 use crate::action::Action;
 use crate::audit::Access;
 use crate::capture::{self, Arrival, Destination, Host, Scheme, Target};
-use crate::catalogue::{Origin, Upstream};
+use crate::catalogue::{JWT_SVID, Origin, Upstream};
 use crate::clock::Clock;
 use crate::credentials::{Broker, Credential};
-use crate::identity::{Caller, Identified, IdentitySource, Workload};
-use crate::policy::{AccessRequest, Decision, Plan};
+use crate::identity::{Attestation, Caller, Identified, IdentitySource, Workload};
+use crate::policy::{AccessRequest, Decision, GrantTerms, Plan};
 use crate::refusal::{Code, Refusal};
 use crate::secret::FingerprintKey;
 use crate::snapshot::Snapshot;
@@ -47,8 +47,8 @@ impl Gate {
     /// The refusal, with its internal line for the record.
     pub async fn pass(&self, snapshot: &Snapshot, arrival: &Arrival, parts: &Parts, access: &mut Access) -> Result<Clearance, Refusal> {
         let (upstream, destination) = place(snapshot, arrival, parts, access)?;
-        let workload = self.identify(snapshot, arrival, parts, access).await?;
-        self.judge(snapshot, arrival, parts, access, Judged { upstream: &upstream, destination, workload: &workload, tunnel: false }).await
+        let proof = self.identify(snapshot, arrival, parts, access).await?;
+        self.judge(snapshot, arrival, parts, access, Judged { upstream: &upstream, destination, proof, tunnel: false }).await
     }
 
     /// Judges a CONNECT: by host alone.
@@ -57,12 +57,12 @@ impl Gate {
     /// The refusal, with its internal line for the record.
     pub async fn connect(&self, snapshot: &Snapshot, arrival: &Arrival, parts: &Parts, access: &mut Access) -> Result<Connect, Refusal> {
         let (upstream, destination) = place(snapshot, arrival, parts, access)?;
-        let workload = self.identify(snapshot, arrival, parts, access).await?;
+        let proof = self.identify(snapshot, arrival, parts, access).await?;
         if upstream.intercept {
             return Ok(Connect::Intercept(upstream, destination));
         }
         access.tunnel = true;
-        let judged = Judged { upstream: &upstream, destination, workload: &workload, tunnel: true };
+        let judged = Judged { upstream: &upstream, destination, proof, tunnel: true };
         Ok(Connect::Tunnel(Box::new(self.judge(snapshot, arrival, parts, access, judged).await?)))
     }
 
@@ -73,7 +73,7 @@ impl Gate {
     pub fn rejudge(&self, snapshot: &Snapshot, arrival: &Arrival, parts: &Parts, tunnel: bool) -> Result<(), Refusal> {
         ready(snapshot)?;
         let (upstream, destination) = find(snapshot, arrival, parts)?;
-        let workload = self.who(snapshot, arrival, parts).map_err(Unproven::refusal)?;
+        let workload = self.who(snapshot, arrival, parts).map_err(Unproven::refusal)?.workload;
         let (action, stripped) = self.read(snapshot, &upstream, parts)?;
         let request = AccessRequest {
             workload: &workload,
@@ -86,6 +86,12 @@ impl Gate {
         };
         let decision = snapshot.policies.decide(&request, &stripped, self.clock.now());
         decision.outcome.map(drop).map_err(|denied| denied.refusal())
+    }
+
+    /// Whether the caller of this request still proves to be this workload.
+    #[must_use]
+    pub fn still_proves(&self, snapshot: &Snapshot, arrival: &Arrival, parts: &Parts, workload: &Workload) -> bool {
+        self.who(snapshot, arrival, parts).is_ok_and(|proof| proof.workload.id == workload.id)
     }
 
     /// An upstream answered 401 to the credential of this clearance: another one of the same permit, if the broker finds that the used one
@@ -115,20 +121,20 @@ impl Gate {
         }
     }
 
-    async fn identify(&self, snapshot: &Snapshot, arrival: &Arrival, parts: &Parts, access: &mut Access) -> Result<Arc<Workload>, Refusal> {
-        let workload = match self.who(snapshot, arrival, parts) {
+    async fn identify(&self, snapshot: &Snapshot, arrival: &Arrival, parts: &Parts, access: &mut Access) -> Result<Proof, Refusal> {
+        let proof = match self.who(snapshot, arrival, parts) {
             Err(Unproven::Unsettled(source)) => {
                 source.settle().await;
                 self.who(snapshot, arrival, parts).map_err(Unproven::refusal)?
             }
             known => known.map_err(Unproven::refusal)?,
         };
-        access.workload = Some(Arc::clone(&workload));
-        Ok(workload)
+        access.workload = Some(Arc::clone(&proof.workload));
+        Ok(proof)
     }
 
     /// Asks the listener's sources in order; the first that has a say decides.
-    fn who<'a>(&self, snapshot: &'a Snapshot, arrival: &Arrival, parts: &Parts) -> Result<Arc<Workload>, Unproven<'a>> {
+    fn who<'a>(&self, snapshot: &'a Snapshot, arrival: &Arrival, parts: &Parts) -> Result<Proof, Unproven<'a>> {
         let sources = snapshot.identities.get(&arrival.listener).map(AsRef::as_ref).unwrap_or_default();
         let caller = Caller { arrival, headers: &parts.headers, now: self.clock.now() };
         let refused = |code, why| {
@@ -138,7 +144,7 @@ impl Gate {
         for source in sources {
             let named = |why: String| format!("identity `{}`: {why}", source.name());
             match source.identify(&caller) {
-                Identified::Attested(workload) => return Ok(workload),
+                Identified::Attested(workload) => return Ok(Proof { workload, source: Arc::clone(source) }),
                 Identified::Rejected(why) => return refused(Code::Unauthenticated, named(why)),
                 Identified::NotReady(why) => return refused(Code::NotReady, named(why)),
                 Identified::Unsettled => return Err(Unproven::Unsettled(&**source)),
@@ -156,7 +162,8 @@ impl Gate {
         access: &mut Access,
         judged: Judged<'_>,
     ) -> Result<Clearance, Refusal> {
-        let Judged { upstream, destination, workload, tunnel } = judged;
+        let Judged { upstream, destination, proof, tunnel } = judged;
+        let workload = &proof.workload;
         let (action, stripped) = self.read(snapshot, upstream, parts)?;
         access.findings = stripped.findings().into();
         if workload.attestation.is_presented() && arrival.tunnel.is_none() {
@@ -181,7 +188,8 @@ impl Gate {
                 None
             }
             Plan::Bare => None,
-            Plan::Swap(_) => {
+            Plan::Swap(terms) => {
+                own_identity_only(terms, workload)?;
                 let cached = self.broker.cached(&permit, &snapshot.definitions, now);
                 access.cached = cached.is_some();
                 let credential = if let Some(credential) = cached {
@@ -195,7 +203,8 @@ impl Gate {
                 Some(credential)
             }
         };
-        Ok(Clearance { permit, destination, credential, strip: stripped.into_edits() })
+        let Proof { source, .. } = proof;
+        Ok(Clearance { permit, destination, credential, strip: stripped.into_edits(), source })
     }
 
     fn read<'a>(&self, snapshot: &Snapshot, upstream: &Upstream, parts: &'a Parts) -> Result<(Action<'a>, strip::Stripped), Refusal> {
@@ -236,8 +245,29 @@ impl Unproven<'_> {
 struct Judged<'a> {
     upstream: &'a Arc<Upstream>,
     destination: Destination,
-    workload: &'a Arc<Workload>,
+    proof: Proof,
     tunnel: bool,
+}
+
+/// Who is asking, and who says so.
+struct Proof {
+    workload: Arc<Workload>,
+    source: Arc<dyn IdentitySource>,
+}
+
+/// exeat's own identity is a credential only for callers that are this very pod: a workload that the configuration or the kernel gives
+/// the same SPIFFE ID is not.
+fn own_identity_only(terms: &GrantTerms, workload: &Workload) -> Result<(), Refusal> {
+    if terms.profile.kind != JWT_SVID || workload.attestation == Attestation::Spiffe {
+        return Ok(());
+    }
+    let why = format!(
+        "credential `{}` is the pod's own JWT-SVID, but `{}` was proven by `{}`: accept a `spiffe` identity on the listener",
+        terms.profile.name,
+        workload.id,
+        workload.attestation.name()
+    );
+    Err(Refusal::new(Code::CredentialUnavailable, why))
 }
 
 fn ready(snapshot: &Snapshot) -> Result<(), Refusal> {

@@ -7,16 +7,24 @@
 mod client_cert;
 mod config;
 mod fixed;
+mod follow;
 mod kubernetes;
+mod pod;
 mod spiffe_id;
+mod standing;
 pub mod svid;
 mod unix_peer;
 mod workload;
+mod workload_api;
 
 pub use client_cert::{Certificate, ClientCert};
-pub use config::{Around, BeyondTcp, Identity, IdentityConfig};
+pub use config::{Around, BeyondTcp, Identity, IdentityConfig, Source};
 pub use fixed::Fixed;
-pub use kubernetes::{Bound, Issuers, Kubernetes, ServiceAccount, TokenRefused};
+pub use follow::follow;
+pub use kubernetes::{Bound, Issuers, Kubernetes, KubernetesSpec, ServiceAccount, TokenRefused};
+pub use pod::{Pod, PodFault, PodIdentity, PodSettings, Pods};
 pub use spiffe_id::{SpiffeId, SpiffeIdError, is_path_segment, is_trust_domain};
+pub use standing::{HeldSvid, Standing};
 pub use unix_peer::{UnixClaim, UnixPeer};
 pub use workload::{Attestation, Caller, Identified, IdentitySource, Workload};
+pub use workload_api::{Endpoint, EndpointError};

@@ -9,6 +9,7 @@ use rustls_pki_types::CertificateDer;
 use super::client_cert::Certificate;
 use super::kubernetes::ServiceAccount;
 use super::spiffe_id::SpiffeId;
+use super::standing::Standing;
 use super::unix_peer::UnixClaim;
 use crate::capture::{Arrival, Asks, Peer};
 use crate::clock::Timestamp;
@@ -24,10 +25,12 @@ pub enum Attestation {
     Kubernetes(Arc<ServiceAccount>),
     /// The caller showed an X.509-SVID in the TLS handshake, and proved that its key is its own.
     ClientCert(Arc<Certificate>),
+    /// The Workload API gives exeat this identity: exeat and the workload are one pod.
+    Spiffe,
 }
 
 impl Attestation {
-    /// The word in records: `fixed`, `unix_peer`.
+    /// The word in records: `fixed`, `unix_peer`, `spiffe`.
     #[must_use]
     pub const fn name(&self) -> &'static str {
         match self {
@@ -35,6 +38,7 @@ impl Attestation {
             Self::UnixPeer(_) => "unix_peer",
             Self::Kubernetes(_) => "kubernetes",
             Self::ClientCert(_) => "client_cert",
+            Self::Spiffe => "spiffe",
         }
     }
 
@@ -42,7 +46,7 @@ impl Attestation {
     #[must_use]
     pub fn pod(&self) -> Option<&str> {
         match self {
-            Self::Fixed | Self::ClientCert(_) => None,
+            Self::Fixed | Self::ClientCert(_) | Self::Spiffe => None,
             Self::UnixPeer(claim) => claim.pod.as_deref(),
             Self::Kubernetes(account) => account.pod.as_ref().map(|pod| &*pod.uid),
         }
@@ -52,7 +56,7 @@ impl Attestation {
     #[must_use]
     pub fn is_presented(&self) -> bool {
         match self {
-            Self::Fixed | Self::UnixPeer(_) | Self::ClientCert(_) => false,
+            Self::Fixed | Self::UnixPeer(_) | Self::ClientCert(_) | Self::Spiffe => false,
             Self::Kubernetes(account) => account.presented,
         }
     }
@@ -61,7 +65,7 @@ impl Attestation {
     #[must_use]
     pub fn expires(&self) -> Option<Timestamp> {
         match self {
-            Self::Fixed | Self::UnixPeer(_) => None,
+            Self::Fixed | Self::UnixPeer(_) | Self::Spiffe => None,
             Self::Kubernetes(account) => Some(account.expires),
             Self::ClientCert(certificate) => Some(certificate.expires),
         }
@@ -127,4 +131,16 @@ pub trait IdentitySource: Send + Sync {
     }
     /// Judges the caller.
     fn identify(&self, caller: &Caller<'_>) -> Identified;
+
+    /// Whether a workload that it attested is still who it was, as far as that can be told without its caller: asked before each attempt,
+    /// beside what the attestation says of its end.
+    fn still_attests(&self, _workload: &Workload) -> bool {
+        true
+    }
+
+    /// What exeat itself may prove in the place of the workload that this source attests: its own SVID, where both are one pod. `None`
+    /// for every source whose workload is somebody else.
+    fn standing(&self) -> Option<Arc<Standing>> {
+        None
+    }
 }

@@ -7,7 +7,7 @@ use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 
 use super::passage::{Ended, Passage};
 use super::worker::Worker;
@@ -96,6 +96,21 @@ impl Live {
 }
 
 impl Worker {
+    /// Whenever an identity changes, ends what it no longer proves: a withdrawal waits for no sweep.
+    pub(super) async fn follow_identities(self: Rc<Self>, mut changes: watch::Receiver<u64>) {
+        while changes.changed().await.is_ok() {
+            let snapshot = self.snapshot();
+            for passage in self.live().passages.borrow().iter().filter(|passage| passage.ended().get().is_none()) {
+                let mut proven = None;
+                passage.note(|access| proven.clone_from(&access.workload));
+                if proven.is_some_and(|workload| !self.gate().still_proves(&snapshot, passage.conn().arrival(), passage.head(), &workload))
+                {
+                    passage.end(Ended::Denied);
+                }
+            }
+        }
+    }
+
     /// One sweep. Ending only wakes tasks, so nothing leaves the list while it is walked.
     fn look_after(&self) {
         let now = self.live().tick();

@@ -255,6 +255,7 @@ fn work(shared: Arc<Shared>, doors: Vec<(Door, Bound)>, phase: watch::Receiver<P
 async fn run(shared: Arc<Shared>, doors: Vec<(Door, Bound)>, mut phase: watch::Receiver<Phase>) -> io::Result<()> {
     let worker = Worker::new(shared);
     spawn_local(Live::sweep(Rc::clone(&worker)));
+    spawn_local(Rc::clone(&worker).follow_identities(worker.shared().identities.clone()));
     let mut accepting: Vec<JoinHandle<()>> = Vec::new();
     for (door, bound) in doors {
         accepting.push(match bound {

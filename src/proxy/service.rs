@@ -242,11 +242,14 @@ async fn attempt(
     request: Request<Body>,
 ) -> Result<Result<Response<ResponseBody>, DialError>, Failure> {
     let worker = passage.conn().worker();
+    let standing = clearance.standing()?;
+    let permit = clearance.permit();
     let hop = Hop {
-        upstream: clearance.permit().upstream(),
+        upstream: permit.upstream(),
         destination: clearance.destination(),
-        generation: 0,
-        workload: None,
+        generation: standing.as_ref().map_or(0, |standing| standing.generation),
+        workload: permit.upstream().tls.client_certificate.then_some(permit.workload()),
+        standing: standing.as_ref(),
         upgrade: wishes.websocket,
     };
     let mut facts = Facts::default();
@@ -302,7 +305,7 @@ async fn connect(passage: &Rc<Passage>) -> Result<Passed, Failure> {
     let upstream = clearance.permit().upstream();
     passage.idle.set(upstream.deadlines.idle);
     clearance.still_stands(worker.clock().now())?;
-    let hop = Hop { upstream, destination: clearance.destination(), generation: 0, workload: None, upgrade: false };
+    let hop = Hop { upstream, destination: clearance.destination(), generation: 0, workload: None, standing: None, upgrade: false };
     let mut facts = Facts::default();
     let span = worker.ids().borrow_mut().span();
     let began = worker.clock().instant().saturating_duration_since(passage.began());

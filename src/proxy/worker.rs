@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use http::Version;
 use hyper::server::conn::{http1, http2};
 use rustc_hash::FxHashMap;
+use tokio::sync::watch;
 
 use super::body::Body;
 use super::connection::Conn;
@@ -36,6 +37,8 @@ pub struct Shared {
     pub(super) interceptor: Arc<Interceptor>,
     pub(super) via: Via,
     pub(super) spoken: Spoken,
+    /// Moves whenever what an identity lives on has changed.
+    pub(super) identities: watch::Receiver<u64>,
     resolver: Arc<Resolver>,
     tls: Arc<ClientConfigs>,
     open: AtomicUsize,
@@ -54,11 +57,12 @@ impl Shared {
         metrics: Metrics,
         sampler: Sampler,
         interceptor: Arc<Interceptor>,
+        identities: watch::Receiver<u64>,
         resolver: Arc<Resolver>,
         tls: Arc<ClientConfigs>,
     ) -> Self {
         let (via, spoken, open) = (Via::new(), Spoken::default(), AtomicUsize::new(0));
-        Self { limits, snapshots, gate, ledger, metrics, sampler, interceptor, via, spoken, resolver, tls, open }
+        Self { limits, snapshots, gate, ledger, metrics, sampler, interceptor, via, spoken, identities, resolver, tls, open }
     }
 
     /// Connections of all listeners that are open.

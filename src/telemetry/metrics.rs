@@ -12,6 +12,7 @@
 //! | `exeat_edge_refusals_total` | `listener` |
 //! | `traces_service_graph_request_total`, `.._failed_total` | `client`, `server`, `connection_type` |
 //! | `exeat_config_last_reload_successful`, `.._success_timestamp_seconds`, `exeat_config_revision` | |
+//! | `exeat_identity_expiry_timestamp_seconds`, `exeat_identity_updates` | `identity` |
 //! | `exeat_connections`, `exeat_passages` | |
 //! | `exeat_audit_*`, `exeat_spans_*`, `exeat_ready` | |
 //! | `exeat_build_info`, `process_*` | |
@@ -69,6 +70,8 @@ pub(super) struct Series {
     connections: Gauge,
     passages: Gauge,
     ready: Gauge,
+    identity_end: Family<Words, Gauge<f64, AtomicU64>>,
+    identity_updates: Family<Words, Gauge>,
 }
 
 impl Series {
@@ -92,6 +95,8 @@ impl Series {
             connections: Gauge::default(),
             passages: Gauge::default(),
             ready: Gauge::default(),
+            identity_end: Family::default(),
+            identity_updates: Family::default(),
             registry: Mutex::default(),
         };
         let r = &mut registry;
@@ -111,6 +116,9 @@ impl Series {
         r.register("exeat_connections", "Open connections of workloads", series.connections.clone());
         r.register("exeat_passages", "Passages under way", series.passages.clone());
         r.register("exeat_ready", "1 when requests are judged", series.ready.clone());
+        let end = "When the certificate of an identity ends; 0 when it has none";
+        r.register("exeat_identity_expiry_timestamp_seconds", end, series.identity_end.clone());
+        r.register("exeat_identity_updates", "Changes of certificate, keys or bundles since the start", series.identity_updates.clone());
         let build: Words = vec![("version", env!("CARGO_PKG_VERSION").into())];
         r.register("exeat_build", "This binary", Info::new(build));
         r.register_collector(Box::new(Process));
@@ -177,6 +185,14 @@ impl Metrics {
     /// A configuration was refused; the old one judges on.
     pub fn reload_failed(&self) {
         self.0.reload_ok.set(0);
+    }
+
+    /// How an identity of the Workload API stands: its certificate's end in seconds since 1970, and how often it changed.
+    #[expect(clippy::cast_precision_loss, reason = "a gauge is a float; seconds fit")]
+    pub fn identity(&self, name: &Arc<str>, end: Option<i64>, updates: u64) {
+        let words: Words = vec![("identity", Arc::clone(name))];
+        self.0.identity_end.get_or_create(&words).set(end.unwrap_or_default() as f64);
+        self.0.identity_updates.get_or_create(&words).set(i64::try_from(updates).unwrap_or(i64::MAX));
     }
 
     /// Whether requests are judged.

@@ -18,7 +18,7 @@ use std::sync::{Arc, LazyLock};
 use rustls::crypto::{CryptoProvider, aws_lc_rs};
 
 pub use authority::Authority;
-pub use client::{Alpn, ClientConfigs, server_name};
+pub use client::{Alpn, ClientConfigs, OwnCertificate, Peer, server_name};
 pub use error::TlsError;
 pub use interception::{Intercepted, Interceptor};
 pub use listener::{ClientFault, ClientJudge, client_fault, listener_config};

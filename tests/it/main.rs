@@ -33,5 +33,7 @@ mod records;
 mod refusals;
 mod reload;
 mod responses;
+mod spiffe;
+mod spire;
 mod uids;
 mod unmodified;

@@ -7,8 +7,10 @@ use http::Uri;
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-use super::issuer::{KeySource, KeysFrom, parse_keys};
+use super::issuer::{Issuers, KeySource, KeysFrom, parse_keys};
+use super::source::Kubernetes;
 use super::token::Demands;
+use crate::identity::IdentitySource;
 use crate::identity::config::Around;
 use crate::jose::ForeignKey;
 use crate::tls::{Trust, parse_certificates};
@@ -49,7 +51,7 @@ struct KeysConfig {
 
 /// `kubernetes` in meaning form.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(in crate::identity) struct KubernetesSpec {
+pub struct KubernetesSpec {
     pub(super) trust_domain: Arc<str>,
     pub(super) demands: Demands,
     pub(super) keys: KeySource,
@@ -57,6 +59,12 @@ pub(in crate::identity) struct KubernetesSpec {
 }
 
 impl KubernetesSpec {
+    /// Who judges its callers, under the identity's name in the configuration.
+    #[must_use]
+    pub fn source(&self, name: &Arc<str>, issuers: &Issuers) -> Arc<dyn IdentitySource> {
+        Arc::new(Kubernetes::new(Arc::clone(name), self, issuers))
+    }
+
     /// Whether each request presents its token.
     pub(in crate::identity) const fn is_presented(&self) -> bool {
         self.token_file.is_none()

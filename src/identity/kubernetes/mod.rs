@@ -10,7 +10,8 @@ mod presented;
 mod source;
 mod token;
 
-pub(super) use config::{KubernetesConfig, KubernetesSpec};
+pub(super) use config::KubernetesConfig;
+pub use config::KubernetesSpec;
 pub use issuer::Issuers;
 pub use source::Kubernetes;
 pub use token::{Bound, ServiceAccount, TokenRefused};
