@@ -82,7 +82,7 @@ fn upstream(number: usize) -> Upstream {
         owner: "owner@example.com".into(),
         origins: vec![Origin { scheme: Scheme::Https, host: HostPattern::Exact(host), port: 443 }],
         reach: Vec::new(),
-        tls: TlsProfile { roots: Roots::System, server_name: None },
+        tls: TlsProfile { roots: Roots::System, server_name: None, spiffe_id: None, client_certificate: false },
         protocol: Protocol::Auto,
         credentials: vec!["token".into()],
         stage: Stage::Enforce,

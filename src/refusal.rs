@@ -131,12 +131,20 @@ pub struct Refusal {
     pub detail: Cow<'static, str>,
     /// Sent as `Retry-After`.
     pub retry_after: Option<Duration>,
+    /// The caller may prove itself to the proxy: answered with 407 and `Proxy-Authenticate` (RFC 9110 section 15.5.8).
+    pub challenge: bool,
 }
 
 impl Refusal {
     /// A refusal with its internal line.
     pub fn new(code: Code, detail: impl Into<Cow<'static, str>>) -> Self {
-        Self { code, detail: detail.into(), retry_after: None }
+        Self { code, detail: detail.into(), retry_after: None, challenge: false }
+    }
+
+    /// Asks the caller for a proof in `Proxy-Authorization`.
+    pub const fn challenged(mut self, challenge: bool) -> Self {
+        self.challenge = challenge;
+        self
     }
 
     /// Tells the caller when to come back.

@@ -77,6 +77,12 @@ impl FingerprintKey {
         Self::new(&bytes)
     }
 
+    /// The whole keyed BLAKE3 of the value, for those who must not take one value for another.
+    #[must_use]
+    pub fn digest(&self, value: &[u8]) -> [u8; 32] {
+        *blake3::keyed_hash(&self.0, value).as_bytes()
+    }
+
     /// Truncated keyed BLAKE3 of the value (a PRF by construction). Three findings a request are usual, and HMAC-SHA256 made a sixth of
     /// what such a request costs.
     #[must_use]

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 use rustc_hash::FxHashMap;
+use rustls::ServerConfig;
 
 use crate::catalogue::{Catalogue, Upstream};
 use crate::credentials::Definitions;
@@ -23,6 +24,8 @@ pub struct Snapshot {
     pub strip: Vec<strip::Rules>,
     /// Who may prove to be whom, by listener.
     pub identities: FxHashMap<Arc<str>, Arc<[Arc<dyn IdentitySource>]>>,
+    /// What listeners with TLS show and ask, by listener.
+    pub tls: FxHashMap<Arc<str>, Arc<ServerConfig>>,
     /// The rules.
     pub policies: PolicySet,
     /// What issues credentials, by name.
@@ -42,6 +45,7 @@ impl Snapshot {
             catalogue: Catalogue::default(),
             strip: Vec::new(),
             identities: FxHashMap::default(),
+            tls: FxHashMap::default(),
             policies: PolicySet::default(),
             definitions: Definitions::default(),
             unlisted: None,

@@ -55,10 +55,15 @@ const FENCES: &[(&str, &[&str])] = &[
     ("h2::", &["outcall", "proxy", "dial", "admin", "demo"]),
     ("serde_yaml", &["written"]),
     ("opentelemetry", &["telemetry"]),
+    // gRPC: spans to a collector, and the Workload API, whose messages are nobody else's business
+    ("tonic::", &["telemetry", "identity/workload_api"]),
     ("jsonwebtoken", &["jose"]),
     ("arc_swap", &["snapshot", "live", "identity"]),
     ("std::env", &["config", "cli"]),
-    (".expose()", &["secret", "state", "inject", "credentials/providers", "jose", "tls", "outcall", "telemetry/init"]),
+    (
+        ".expose()",
+        &["secret", "state", "inject", "credentials/providers", "identity/kubernetes", "jose", "tls", "outcall", "telemetry/init"],
+    ),
 ];
 
 fn sources(dir: &Path, found: &mut Vec<PathBuf>) {

@@ -145,3 +145,30 @@ fn every_command_of_the_adoption_page_exists_with_its_flags() {
     }
     assert!(seen >= 7, "{seen} commands");
 }
+
+/// The snippets of docs/identity.md are listeners and identities; the rest of a file is put around them.
+#[test]
+fn every_snippet_of_the_identity_page_is_a_configuration() {
+    let page = std::fs::read_to_string(root("docs/identity.md")).expect("the page");
+    let house = tempfile::tempdir().expect("a directory");
+    let at = |name: &str| house.path().join(name);
+    std::fs::create_dir_all(at("policies")).expect("a directory");
+    std::fs::create_dir_all(at("tls")).expect("a directory");
+    let authority = {
+        let mut params = rcgen::CertificateParams::new(vec!["exeat.prod.example".to_owned()]).expect("a name");
+        params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+        let key = rcgen::KeyPair::generate().expect("a key");
+        params.self_signed(&key).expect("a certificate").pem()
+    };
+    for name in ["tls/exeat.pem", "tls/bundle.pem"] {
+        std::fs::write(at(name), &authority).expect("written");
+    }
+    let snippets: Vec<&str> = page.split("```yaml identity\n").skip(1).filter_map(|rest| rest.split("```").next()).collect();
+    assert!(snippets.len() >= 5, "{} snippets", snippets.len());
+    for snippet in snippets {
+        let file = at("exeat.yaml");
+        let rest = "upstreams: { u: { owner: team@prod.example, origins: [\"https://u.prod.example\"] } }\npolicies: [{ directory: policies, bounds: all }]\n";
+        std::fs::write(&file, format!("exeat: config/v1\nstate: ephemeral\ntrust_domain: prod.example\n{snippet}{rest}")).expect("written");
+        exeat(&["check", "-c", &file.display().to_string()]);
+    }
+}

@@ -77,7 +77,7 @@ pub fn segments(path: &str) -> impl Iterator<Item = &str> + Clone {
 }
 
 const fn malformed(why: &'static str) -> Refusal {
-    Refusal { code: Code::Malformed, detail: Cow::Borrowed(why), retry_after: None }
+    Refusal { code: Code::Malformed, detail: Cow::Borrowed(why), retry_after: None, challenge: false }
 }
 
 /// Which habits of servers would change this path.

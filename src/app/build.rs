@@ -1,29 +1,37 @@
 //! From a loaded configuration to the snapshot that serves it: all or nothing.
 
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use rustc_hash::FxHashMap;
+use rustls::ServerConfig;
 
 use crate::catalogue::{Catalogue, Protocol, Roots, Stage, StripOptions, TlsProfile, Upstream, UpstreamIndex};
 use crate::clock::Clock;
-use crate::config::{Config, Loaded};
+use crate::config::{Config, ListenerSpec, Loaded};
 use crate::config::{CredentialKind, CredentialSpec, LocalJwt, SigningAlgorithm, Unlisted};
-use crate::credentials::providers::{self, KeyRing, KeyRings, VendorSecret};
+use crate::credentials::providers::{self, JwtSvidProvider, KeyRing, KeyRings, VendorSecret};
 use crate::credentials::{CredentialProvider, Definition, Definitions};
-use crate::identity::IdentitySource;
+use crate::identity::{Identity, IdentitySource, Issuers, PodIdentity, Pods, Source};
 use crate::jose::{Algorithm, SigningKey};
 use crate::policy::{self, Ground, PolicySet};
 use crate::secret::{FingerprintKey, Secret};
 use crate::snapshot::Snapshot;
 use crate::strip;
+use crate::tls::{ClientJudge, listener_config};
 use crate::written::{Diagnostic, Severity};
+
+/// Who may prove to be whom, by listener.
+type Sources = FxHashMap<Arc<str>, Arc<[Arc<dyn IdentitySource>]>>;
 
 /// What a snapshot is built with, besides the configuration.
 pub(super) struct Builder {
     pub(super) clock: Arc<dyn Clock>,
     pub(super) rings: Arc<KeyRings>,
     pub(super) fingerprints: Arc<FingerprintKey>,
+    pub(super) issuers: Arc<Issuers>,
+    /// Identities that live on the Workload API: they outlive snapshots.
+    pub(super) pods: Arc<Pods>,
 }
 
 impl Builder {
@@ -82,9 +90,40 @@ impl Builder {
             strip::Rules::of(upstream, &loaded.profiles).map_err(wrong)
         };
         let strip = loaded.catalogue.all().iter().chain(&unlisted).map(rules).collect::<Result<Vec<_>, Vec<_>>>()?;
-        let identities = identities(&loaded.config);
+        // last, since a pod that is named no more is let go of
         let definitions = self.definitions(&loaded.config.credentials)?;
-        Ok(Snapshot { revision, catalogue: loaded.catalogue, strip, identities, policies, definitions, unlisted, not_ready })
+        let judges = Arc::new(OnceLock::new());
+        let tls = self.tls(&loaded.config, &judges)?;
+        let identities = self.identities(&loaded.config);
+        // Nobody shakes hands with a snapshot that is not published yet.
+        judges.get_or_init(|| identities.clone());
+        Ok(Snapshot { revision, catalogue: loaded.catalogue, strip, identities, tls, policies, definitions, unlisted, not_ready })
+    }
+
+    /// What listeners with TLS show. A client's certificate is judged in the handshake by the identities of the listener, and again for
+    /// every request.
+    fn tls(&self, config: &Config, judges: &Arc<OnceLock<Sources>>) -> Result<FxHashMap<Arc<str>, Arc<ServerConfig>>, Vec<Diagnostic>> {
+        let mut all = FxHashMap::default();
+        for listener in &config.listeners {
+            let Some(tls) = &listener.tls else { continue };
+            let wrong = |why: String| vec![Diagnostic::file_error(format!("listener `{}`", listener.name), why)];
+            let by_certificate = listener.identities.iter().any(|identity| identity.kind == "client_cert");
+            let judge = by_certificate.then(|| self.judge(&listener.name, judges));
+            let key = read_key(&tls.key).map_err(wrong)?;
+            let config =
+                listener_config(&tls.certificate, &key, judge).map_err(|error| wrong(format!("{error} (key: {})", tls.key.display())))?;
+            all.insert(Arc::clone(&listener.name), config);
+        }
+        Ok(all)
+    }
+
+    fn judge(&self, listener: &Arc<str>, judges: &Arc<OnceLock<Sources>>) -> ClientJudge {
+        let (clock, judges, listener) = (Arc::clone(&self.clock), Arc::clone(judges), Arc::clone(listener));
+        Arc::new(move |chain| {
+            let sources = judges.get().and_then(|all| all.get(&listener)).map(AsRef::as_ref).unwrap_or_default();
+            let said = sources.iter().find_map(|source| source.admits(chain, clock.now()));
+            said.unwrap_or_else(|| Err("no identity of this listener takes certificates".to_owned()))
+        })
     }
 
     /// In two steps, so that a configuration that is not taken leaves the key rings as they are.
@@ -109,6 +148,7 @@ impl Builder {
     fn prepare(&self, spec: &CredentialSpec) -> Result<Prepared, String> {
         match &spec.kind {
             CredentialKind::LocalJwt(jwt) => self.ring(jwt),
+            CredentialKind::JwtSvid => Ok(Prepared::JwtSvid),
             CredentialKind::Secret { source } => {
                 if let Some(path) = source.file().map_err(|error| error.to_string())? {
                     Ok(Prepared::Secret(format!("file:{}", path.display()), providers::SecretSource::File(path)))
@@ -120,6 +160,25 @@ impl Builder {
                 }
             }
         }
+    }
+
+    /// Who may prove to be whom, by listener. A pod that was there before is the same one; one that is named no more is let go of.
+    fn identities(&self, config: &Config) -> Sources {
+        let mut named = Vec::new();
+        let mut source = |identity: &Identity| -> Arc<dyn IdentitySource> {
+            match &identity.source {
+                Source::Ready(source) => Arc::clone(source),
+                Source::Kubernetes(spec) => spec.source(&identity.name, &self.issuers),
+                Source::Pod(settings) => {
+                    named.push(settings.clone());
+                    Arc::new(PodIdentity::new(Arc::clone(&identity.name), self.pods.pod(&identity.name, settings)))
+                }
+            }
+        };
+        let mut sources = |listener: &ListenerSpec| listener.identities.iter().map(&mut source).collect();
+        let all = config.listeners.iter().map(|listener| (Arc::clone(&listener.name), sources(listener))).collect();
+        self.pods.keep(&named);
+        all
     }
 
     fn ring(&self, jwt: &LocalJwt) -> Result<Prepared, String> {
@@ -141,6 +200,11 @@ impl Builder {
                 let provider = VendorSecret::new(Arc::clone(&profile.name), source);
                 return Ok(Definition::new(profile, Arc::new(provider), &[shape.as_str()]));
             }
+            Prepared::JwtSvid => {
+                let audience = profile.audience.clone().unwrap_or_default();
+                let provider = JwtSvidProvider::new(Arc::clone(&profile.name), audience, Arc::clone(&self.pods));
+                return Ok(Definition::new(profile, Arc::new(provider), &[]));
+            }
             Prepared::Kept(ring) => (ring, "kept"),
             Prepared::Given(ring) => (self.rings.place(ring), "given"),
         };
@@ -157,12 +221,14 @@ enum Prepared {
     Kept(Arc<KeyRing>),
     /// A ring of the operator's key, not yet placed.
     Given(KeyRing),
+    /// The Workload API issues it.
+    JwtSvid,
     /// What shapes it, and where the vendor's key is.
     Secret(String, providers::SecretSource),
 }
 
 fn read_key(path: &Path) -> Result<Secret, String> {
-    std::fs::read(path).map(Secret::new).map_err(|error| format!("the signing key {} cannot be read: {error}", path.display()))
+    std::fs::read(path).map(Secret::new).map_err(|error| format!("the key {} cannot be read: {error}", path.display()))
 }
 
 const fn algorithm(written: SigningAlgorithm) -> Algorithm {
@@ -170,12 +236,6 @@ const fn algorithm(written: SigningAlgorithm) -> Algorithm {
         SigningAlgorithm::ES256 => Algorithm::Es256,
         SigningAlgorithm::RS256 => Algorithm::Rs256,
     }
-}
-
-fn identities(config: &Config) -> FxHashMap<Arc<str>, Arc<[Arc<dyn IdentitySource>]>> {
-    let sources =
-        |listener: &crate::config::ListenerSpec| listener.identities.iter().map(|identity| Arc::clone(&identity.source)).collect();
-    config.listeners.iter().map(|listener| (Arc::clone(&listener.name), sources(listener))).collect()
 }
 
 /// Stands for all destinations that no upstream lists, while they may be observed: tunnelled and recorded, public addresses only.
@@ -187,7 +247,7 @@ fn unlisted(config: &Config, catalogue: &Catalogue) -> Option<Arc<Upstream>> {
         owner: "nobody".into(),
         origins: Vec::new(),
         reach: Vec::new(),
-        tls: TlsProfile { roots: Roots::System, server_name: None },
+        tls: TlsProfile { roots: Roots::System, server_name: None, spiffe_id: None, client_certificate: false },
         protocol: Protocol::default(),
         credentials: Vec::new(),
         stage: Stage::Observe { until, rehearse: false, enforce_percent: 0 },

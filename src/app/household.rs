@@ -5,17 +5,18 @@ use std::time::Duration;
 
 use http::StatusCode;
 use serde_json::{Value, json};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 
 use crate::admin::{Health, Reply, Route};
 use crate::audit::{Event, GrantChange, Ledger};
 use crate::catalogue::{Stage, Upstream};
-use crate::clock::Clock;
+use crate::clock::{Clock, Timestamp};
 use crate::config::Config;
 use crate::control::{Reload, Revoke};
 use crate::credentials::providers::KeyRings;
 use crate::credentials::{Broker, GrantEvent, Happening, Rehearsal};
 use crate::evidence::Observations;
+use crate::identity::{HeldSvid, Issuers, Pods};
 use crate::live::Live;
 use crate::snapshot::Current;
 use crate::telemetry::{Edge, Metrics};
@@ -72,6 +73,41 @@ pub(super) async fn tend_keys(rings: Arc<KeyRings>, clock: Arc<dyn Clock>, healt
     }
 }
 
+/// Keeps readiness and metrics true to the identities of the Workload API.
+pub(super) async fn watch_identities(pods: Arc<Pods>, clock: Arc<dyn Clock>, health: Arc<Health>, metrics: Metrics) {
+    let mut changes = pods.changes();
+    loop {
+        let (mut missing, mut ending) = (Vec::new(), Vec::new());
+        for pod in pods.all() {
+            let (standing, name) = (pod.standing(), pod.name());
+            let svid = standing.svid.as_ref();
+            metrics.identity(name, svid.map(|svid| svid.not_after.as_second()), pod.updates());
+            let trouble = pod.trouble();
+            match svid {
+                None => missing.push(format!("`{name}`: {}", trouble.unwrap_or_default())),
+                Some(svid) if is_late(svid, clock.now()) => {
+                    let why = trouble.unwrap_or_else(|| "the Workload API has given no other yet".to_owned());
+                    ending.push(format!("`{name}`: its certificate ends at {}: {why}", svid.not_after));
+                }
+                Some(_) => ending.extend(trouble.map(|why| format!("`{name}`: {why}"))),
+            }
+        }
+        health.set("identity", if missing.is_empty() { Ok(()) } else { Err(missing.join("; ")) });
+        health.warn("identity", (!ending.is_empty()).then(|| ending.join("; ")));
+        // Time alone makes a certificate late.
+        let moved = tokio::time::timeout(LOOK, changes.changed()).await;
+        if moved.is_ok_and(|moved| moved.is_err()) {
+            return;
+        }
+    }
+}
+
+/// Past three quarters of its life: agents renew at half of it.
+fn is_late(svid: &HeldSvid, now: Timestamp) -> bool {
+    let life = svid.not_after.duration_since(svid.not_before);
+    svid.not_after.duration_since(now) < life / 4
+}
+
 /// Keeps readiness true to the ledger.
 pub(super) async fn watch_audit(ledger: Ledger, health: Arc<Health>) {
     loop {
@@ -84,9 +120,24 @@ pub(super) async fn watch_audit(ledger: Ledger, health: Arc<Health>) {
     }
 }
 
+/// Tells of issuers that do not answer: tokens that they signed can be verified only as long as their known keys are good.
+pub(super) async fn watch_issuers(issuers: Arc<Issuers>, health: Arc<Health>) {
+    loop {
+        health.warn("issuers", issuers.warning());
+        tokio::time::sleep(LOOK).await;
+    }
+}
+
+/// An identity that changed is news for those who hold passages: what it no longer proves ends at once.
+pub(super) async fn tell_identities(mut changes: watch::Receiver<u64>, live: Arc<Live>) {
+    while changes.changed().await.is_ok() {
+        live.tell();
+    }
+}
+
 /// What `exeat status` and the admin server show.
 pub(super) struct Standing {
-    pub(super) started: crate::clock::Timestamp,
+    pub(super) started: Timestamp,
     pub(super) clock: Arc<dyn Clock>,
     pub(super) config: Config,
     pub(super) snapshots: Arc<Current>,
@@ -148,7 +199,7 @@ impl Standing {
 }
 
 impl Standing {
-    fn upstream(&self, upstream: &Upstream, now: crate::clock::Timestamp) -> Value {
+    fn upstream(&self, upstream: &Upstream, now: Timestamp) -> Value {
         let mut told = json!({ "name": &*upstream.name, "owner": &*upstream.owner, "stage": "enforce", "intercept": upstream.intercept });
         if let Stage::Observe { until, rehearse, enforce_percent } = upstream.stage
             && now < until

@@ -27,6 +27,7 @@ use crate::credentials::providers::{KeyRings, Rhythm};
 use crate::credentials::{self, Broker};
 use crate::evidence::Observations;
 use crate::gate::Gate;
+use crate::identity::{self, Issuers, Pods};
 use crate::live::{LeaseBook, Live};
 use crate::outcall::Outcall;
 use crate::proxy::{Limits, Listeners, Shared, Workers};
@@ -151,7 +152,7 @@ pub fn start(path: &Path, signals: Signals) -> Result<Running, Failed> {
     let outcall = Arc::new(Outcall::new(Arc::clone(&resolver), Arc::clone(&tls)));
 
     let metrics = Metrics::new();
-    let spans = records::Spans::start(&config, outcall)?;
+    let spans = records::Spans::start(&config, Arc::clone(&outcall))?;
     let observations = Arc::new(Observations::default());
     let ledger = records::ledger(&config, &state, &spans, &metrics, &observations, &clock)?;
     let (broker, grants) = Broker::new(
@@ -164,8 +165,19 @@ pub fn start(path: &Path, signals: Signals) -> Result<Running, Failed> {
     let leases = LeaseBook::open(Arc::clone(&state), started).map_err(|error| Failed::config(error.to_string()))?;
     let live = Arc::new(Live::default().with_leases(leases));
     let rings = Arc::new(KeyRings::new(Arc::clone(&state), Rhythm::default()));
+    let issuers = Arc::new(Issuers::new(outcall, Arc::clone(&clock), household.handle().clone()));
+    let pods = {
+        let (tasks, clock) = (household.handle().clone(), Arc::clone(&clock));
+        Arc::new(Pods::new(move |pod| tasks.spawn(identity::follow(pod, Arc::clone(&clock))).abort_handle()))
+    };
     let house = Arc::new(House {
-        builder: Builder { clock: Arc::clone(&clock), rings: Arc::clone(&rings), fingerprints: Arc::clone(&fingerprints) },
+        builder: Builder {
+            clock: Arc::clone(&clock),
+            rings: Arc::clone(&rings),
+            fingerprints: Arc::clone(&fingerprints),
+            issuers: Arc::clone(&issuers),
+            pods: Arc::clone(&pods),
+        },
         snapshots: Arc::new(Current::new(Snapshot::empty("exeat is starting"))),
         broker: Arc::clone(&broker),
         live: Arc::clone(&live),
@@ -214,6 +226,9 @@ pub fn start(path: &Path, signals: Signals) -> Result<Running, Failed> {
     };
     household.spawn(household::record_grants(grants, ledger.clone(), metrics.clone()));
     household.spawn(household::tend_keys(Arc::clone(&rings), Arc::clone(&clock), Arc::clone(&health)));
+    household.spawn(household::tell_identities(pods.changes(), Arc::clone(&live)));
+    household.spawn(household::watch_issuers(issuers, Arc::clone(&health)));
+    household.spawn(household::watch_identities(pods, Arc::clone(&clock), Arc::clone(&health), metrics.clone()));
     household.spawn(household::watch_audit(ledger.clone(), Arc::clone(&health)));
     household.spawn(Arc::clone(&reload).supervise(watch, publish));
     let watch = household.block_on(async { revoke.watch(config.limits.file_poll) });

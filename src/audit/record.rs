@@ -456,7 +456,7 @@ fn workload(out: &mut Vec<u8>, workload: &Workload) {
 /// What was proven, each as its configuration names it.
 fn attestation(out: &mut Vec<u8>, attestation: &Attestation) {
     match attestation {
-        Attestation::Fixed => {}
+        Attestation::Fixed | Attestation::Spiffe => {}
         Attestation::UnixPeer(claim) => {
             if let Some(uid) = claim.uid {
                 put!(out, "uid", number uid);
@@ -476,6 +476,23 @@ fn attestation(out: &mut Vec<u8>, attestation: &Attestation) {
             if let Some(container) = &claim.container {
                 put!(out, "container", text container);
             }
+        }
+        Attestation::ClientCert(certificate) => {
+            put!(out, "certificate_sha256", shown certificate.sha256);
+            put!(out, "expires", shown certificate.expires);
+        }
+        Attestation::Kubernetes(account) => {
+            if let Some(pod) = &account.pod {
+                put!(out, "pod", text & pod.name);
+                put!(out, "pod_uid", text & pod.uid);
+            }
+            if let Some(node) = &account.node {
+                put!(out, "node", text & node.name);
+            }
+            if let Some(token) = &account.token {
+                put!(out, "token_id", text token);
+            }
+            put!(out, "expires", shown account.expires);
         }
     }
 }

@@ -31,7 +31,7 @@ pub(crate) fn upstream() -> Arc<Upstream> {
         owner: "team-ledger@example.com".into(),
         origins: Vec::new(),
         reach: Vec::new(),
-        tls: TlsProfile { roots: Roots::System, server_name: None },
+        tls: TlsProfile { roots: Roots::System, server_name: None, spiffe_id: None, client_certificate: false },
         protocol: Protocol::Auto,
         credentials: vec!["ledger-jwt".into()],
         stage: Stage::Enforce,

@@ -4,8 +4,11 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use rustls_pki_types::CertificateDer;
+
 use super::destination::Destination;
 use super::process::Process;
+use super::proof::Proof;
 
 /// How a listener takes traffic in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize, schemars::JsonSchema)]
@@ -53,6 +56,10 @@ pub struct Arrival {
     pub peer: Peer,
     /// The process at the other end, or why it cannot be known. `None`: no identity of the listener asked when it connected.
     pub process: Option<Result<Arc<Process>, &'static str>>,
+    /// The chain that the caller showed in the TLS handshake of its connection, leaf first; its key is proven, who it is is not judged.
+    pub certificates: Option<Arc<[CertificateDer<'static>]>>,
+    /// Inside a CONNECT tunnel: what the CONNECT presented to the proxy, where that was what proved the caller.
+    pub proof: Option<Arc<Proof>>,
     /// Inside a CONNECT tunnel: its target, with the scheme that the first bytes showed.
     pub tunnel: Option<Destination>,
     /// The SNI of an intercepted TLS connection, canonical.

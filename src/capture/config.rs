@@ -80,10 +80,22 @@ pub struct ListenerConfig {
     capture: Spanned<Mode>,
     /// The one upstream of a `route` listener.
     upstream: Option<Spanned<String>>,
+    /// TLS towards the workloads. Callers show a certificate where an identity of the listener is `client_cert`.
+    tls: Option<ListenerTlsConfig>,
     /// Names of the identities that are accepted here, asked in this order. At least one.
     identity: Spanned<Vec<Spanned<String>>>,
     /// Mode of a unix socket, octal. Default 0666: who may connect is for `identity` (and the socket's directory) to say.
     permissions: Option<Spanned<String>>,
+}
+
+/// What a TLS listener shows.
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ListenerTlsConfig {
+    /// PEM file of the certificate and those that signed it. A change is taken over without a restart.
+    pub certificate: Spanned<PathBuf>,
+    /// PEM file of its private key; read again with the certificate.
+    pub key: Spanned<PathBuf>,
 }
 
 /// One listener in meaning form; identities are still names, resolved by whoever knows them.
@@ -95,6 +107,8 @@ pub struct Listener {
     pub address: ListenAddress,
     /// How it takes traffic in.
     pub mode: Mode,
+    /// What it shows, where it speaks TLS.
+    pub tls: Option<ListenerTlsConfig>,
     /// The upstream of a `route` listener, with its place.
     pub upstream: Option<Spanned<String>>,
     /// Names of the identities, at least one.
@@ -141,6 +155,7 @@ impl ListenerConfig {
             name: name.value.as_str().into(),
             address: address?,
             mode,
+            tls: self.tls,
             upstream: self.upstream,
             identities: self.identity.value,
             permissions: permissions?,
@@ -153,14 +168,14 @@ impl ListenerConfig {
             let hint = "port 0 takes any free one: good for a test, unknown to the workload otherwise";
             report.warning("random-port", self.address.at, format!("listener `{}` has no port of its own", name.value), hint);
         }
-        if !address.is_local() {
+        if !address.is_local() && self.tls.is_none() {
             let what = if tcp.ip().is_unspecified() { "every network of this host" } else { "the network" };
             let message = format!("listener `{}` can be reached from {what}", name.value);
             report.warning(
                 "not-loopback",
                 self.address.at,
                 message,
-                "traffic to exeat is plaintext: listen on 127.0.0.1, [::1] or a unix socket",
+                "traffic to exeat is plaintext: listen on 127.0.0.1, [::1] or a unix socket, or give it `tls`",
             );
         }
     }

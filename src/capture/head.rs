@@ -39,7 +39,7 @@ pub fn check(parts: &Parts, limits: HeadLimits) -> Result<(), Refusal> {
 }
 
 const fn malformed(detail: &'static str) -> Refusal {
-    Refusal { code: Code::Malformed, detail: std::borrow::Cow::Borrowed(detail), retry_after: None }
+    Refusal { code: Code::Malformed, detail: std::borrow::Cow::Borrowed(detail), retry_after: None, challenge: false }
 }
 
 /// RFC 9110 section 9.1: methods are case-sensitive tokens. One with small letters is refused, since lenient servers take `delete`

@@ -9,12 +9,14 @@ mod config;
 mod destination;
 mod head;
 mod process;
+mod proof;
 mod target;
 
 pub use arrival::{Arrival, Mode, Peer};
 pub use cgroup::Cgroups;
-pub use config::{ListenAddress, Listener, ListenerConfig};
+pub use config::{ListenAddress, Listener, ListenerConfig, ListenerTlsConfig};
 pub use destination::{Destination, Host, HostError, Scheme, parse_authority};
 pub use head::{HeadLimits, check};
 pub use process::{Asks, Executable, Process, Sha256};
+pub use proof::Proof;
 pub use target::{Target, target};

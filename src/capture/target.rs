@@ -134,6 +134,8 @@ mod tests {
             route: None,
             peer: Peer::Unix { uid: 1, gid: 1, pid: None },
             process: None,
+            certificates: None,
+            proof: None,
             tunnel: tunnel.map(|(scheme, host, port)| Destination { scheme, host: Host::parse(host).unwrap(), port }),
             sni: sni.map(|name| Host::parse(name).unwrap()),
         }

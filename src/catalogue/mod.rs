@@ -10,5 +10,5 @@ mod upstream;
 
 pub use config::{InjectConfig, ObserveConfig, StageConfig, Surroundings, UpstreamConfig, parse_origin};
 pub use lookup::{Catalogue, Overlap};
-pub use profile::{Placement, Profile};
+pub use profile::{JWT_SVID, Placement, Profile};
 pub use upstream::{Deadlines, HostPattern, Origin, Protocol, Roots, Stage, StripOptions, TlsProfile, Upstream, UpstreamIndex};

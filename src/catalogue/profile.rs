@@ -5,6 +5,9 @@ use std::time::Duration;
 
 use http::HeaderName;
 
+/// The kind of a credential that is the caller's own identity: only a caller that is exeat's pod may have it.
+pub const JWT_SVID: &str = "jwt_svid";
+
 /// Where a credential is put on a request.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Placement {
@@ -26,7 +29,7 @@ pub enum Placement {
 pub struct Profile {
     /// Its name in the configuration.
     pub name: Arc<str>,
-    /// The kind: `local_jwt`, `secret`.
+    /// The kind: `local_jwt`, `secret`, `jwt_svid`.
     pub kind: &'static str,
     /// The audience that is asked for, where the kind has one.
     pub audience: Option<Arc<str>>,

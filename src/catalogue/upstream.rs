@@ -97,6 +97,18 @@ pub struct TlsProfile {
     pub roots: Roots,
     /// The name to verify instead of the destination's host.
     pub server_name: Option<Host>,
+    /// The SPIFFE ID to verify instead of a name, against the bundle of its trust domain.
+    pub spiffe_id: Option<Arc<str>>,
+    /// exeat shows its own X.509-SVID.
+    pub client_certificate: bool,
+}
+
+impl TlsProfile {
+    /// Whether a connection needs what the Workload API gives.
+    #[must_use]
+    pub const fn needs_svid(&self) -> bool {
+        self.client_certificate || self.spiffe_id.is_some()
+    }
 }
 
 /// Deadlines of one upstream.

@@ -186,7 +186,7 @@ mod tests {
 
     #[test]
     fn the_examples_are_right_policies_included() {
-        for name in ["local.yaml", "sidecar.yaml", "host.yaml"] {
+        for name in ["local.yaml", "sidecar.yaml", "host.yaml", "mesh.yaml"] {
             let finding = example(name);
             assert!(finding.good(false) && finding.whole.is_some(), "{}", finding.text(false));
         }

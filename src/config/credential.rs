@@ -8,7 +8,7 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 
 use super::secret_source::{SecretReference, SecretSource};
-use crate::catalogue::{InjectConfig, Placement, Profile, Upstream};
+use crate::catalogue::{InjectConfig, JWT_SVID, Placement, Profile, Upstream};
 use crate::written::{Report, Spanned, WrittenDuration};
 
 /// Longest life of a credential.
@@ -24,7 +24,9 @@ pub(super) struct CredentialConfig {
     local_jwt: Option<LocalJwtConfig>,
     /// A key of the vendor's that exeat holds so that the workload does not.
     secret: Option<SecretConfig>,
-    /// Where it is put. Default for `local_jwt`: bearer.
+    /// The JWT-SVID of the caller's pod, from the SPIFFE Workload API.
+    jwt_svid: Option<JwtSvidConfig>,
+    /// Where it is put. Default for `local_jwt` and `jwt_svid`: bearer.
     inject: Option<InjectConfig>,
 }
 
@@ -34,6 +36,14 @@ pub(super) struct CredentialConfig {
 struct SecretConfig {
     /// Where it is kept. It is read again when it changes.
     value: SecretReference,
+}
+
+/// The JWT-SVID of the caller's pod.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+struct JwtSvidConfig {
+    /// The one `aud`: how the upstream names itself.
+    audience: Spanned<String>,
 }
 
 /// A JWT that exeat signs itself.
@@ -80,6 +90,8 @@ pub struct CredentialSpec {
 pub enum CredentialKind {
     /// exeat signs a JWT itself.
     LocalJwt(LocalJwt),
+    /// The Workload API issues it to the pod.
+    JwtSvid,
     /// A long-lived key of the vendor's.
     Secret {
         /// Where it is kept.
@@ -99,6 +111,11 @@ pub struct LocalJwt {
 }
 
 impl CredentialConfig {
+    /// Whether it is the pod's own JWT-SVID.
+    pub(super) const fn is_jwt_svid(&self) -> bool {
+        self.jwt_svid.is_some()
+    }
+
     /// Judges it; mistakes and warnings go to the report. `users` are the upstreams that list it, where all upstreams are
     /// right.
     pub(super) fn build(
@@ -117,18 +134,19 @@ impl CredentialConfig {
                 None
             }
         };
-        match (self.local_jwt, self.secret) {
-            (Some(jwt), None) => jwt.build(name, base, placement, users, report),
-            (None, Some(secret)) => secret_spec(&secret.value, name, base, placement?, report),
-            (None, None) => {
+        match (self.local_jwt, self.secret, self.jwt_svid) {
+            (Some(jwt), None, None) => jwt.build(name, base, placement, users, report),
+            (None, Some(secret), None) => secret_spec(&secret.value, name, base, placement?, report),
+            (None, None, Some(svid)) => svid.build(name, placement?, report),
+            (None, None, None) => {
                 report.error_hint(
                     name.at,
                     format!("credential `{}` names no kind", name.value),
-                    "write `local_jwt: { issuer, .. }` or `secret: { value: \"${env:NAME}\" }`",
+                    "write `local_jwt: { issuer, .. }`, `jwt_svid: { audience }` or `secret: { value: \"${env:NAME}\" }`",
                 );
                 None
             }
-            (Some(_), Some(_)) => {
+            _ => {
                 report.error_hint(name.at, format!("credential `{}` names two kinds", name.value), "make two credentials of it");
                 None
             }
@@ -149,6 +167,24 @@ fn secret_spec(
     report.warning("long-lived", secret.at(), message, "prefer a kind that issues short-lived credentials where the upstream takes one");
     let profile = Profile { name: name.value.as_str().into(), kind: "secret", audience: None, scopes: None, ttl: TTL_CEILING, placement };
     Some(CredentialSpec { profile: Arc::new(profile), kind: CredentialKind::Secret { source } })
+}
+
+impl JwtSvidConfig {
+    fn build(self, name: &Spanned<String>, placement: Placement, report: &mut Report) -> Option<CredentialSpec> {
+        if self.audience.is_empty() || self.audience.chars().any(char::is_control) {
+            report.error(self.audience.at, "the audience is empty or holds control characters");
+            return None;
+        }
+        let profile = Profile {
+            name: name.value.as_str().into(),
+            kind: JWT_SVID,
+            audience: Some(self.audience.value.as_str().into()),
+            scopes: None,
+            ttl: TTL_CEILING,
+            placement,
+        };
+        Some(CredentialSpec { profile: Arc::new(profile), kind: CredentialKind::JwtSvid })
+    }
 }
 
 impl LocalJwtConfig {

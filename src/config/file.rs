@@ -19,7 +19,7 @@ use super::{listeners, names};
 use crate::capture::{ListenAddress, ListenerConfig, Mode};
 use crate::catalogue::{Catalogue, ObserveConfig, Surroundings, Upstream, UpstreamConfig};
 use crate::clock::Timestamp;
-use crate::identity::{Identity, IdentityConfig, is_trust_domain};
+use crate::identity::{Around, Identity, IdentityConfig, SpiffeId, is_trust_domain};
 use crate::written::{self, Diagnostic, Entries, Items, Lenient, Report, Source, Spanned};
 
 /// The configuration of one exeat process. Relative paths are relative to this file.
@@ -109,6 +109,15 @@ pub enum StatePlace {
     Ephemeral,
 }
 
+/// What a TLS listener shows: the certificate as it was read, and where its key is.
+#[derive(Debug, Clone)]
+pub struct ListenerTls {
+    /// The chain in PEM.
+    pub certificate: Arc<[u8]>,
+    /// The key's file; `exeat check` does not need it.
+    pub key: PathBuf,
+}
+
 /// One listener, with the identities that it accepts.
 #[derive(Debug, Clone)]
 pub struct ListenerSpec {
@@ -120,6 +129,8 @@ pub struct ListenerSpec {
     pub permissions: u32,
     /// How it takes traffic in.
     pub mode: Mode,
+    /// What it shows, where it speaks TLS.
+    pub tls: Option<ListenerTls>,
     /// The upstream of a `route` listener; it has exactly one exact origin.
     pub route: Option<Arc<str>>,
     /// Asked in this order; at least one.
@@ -177,6 +188,7 @@ impl File {
     fn build(self, source: &Source, base: &Path, files: &mut Files, now: Timestamp, report: &mut Report) -> Option<Loaded> {
         self.check_version(report);
         self.check_names(report);
+        self.check_peers(report);
         let trust_domain = self.trust_domain(report);
         let limits = self.limits.build(report);
         let drain = self.drain.build(report);
@@ -204,7 +216,10 @@ impl File {
             }
         };
         let targets = listeners::Targets { names: &upstream_names, catalogue: &catalogue };
-        let listeners = listeners::build(self.listeners, self.identities, trust_domain.as_deref(), &targets, &addresses, report);
+        let socket = super::outputs::endpoint_socket();
+        let mut read = |path: &Path| files.bytes(&base.join(path));
+        let mut around = Around { trust_domain: trust_domain.as_deref(), endpoint_socket: socket.as_deref(), base, read: &mut read };
+        let listeners = listeners::build(self.listeners, self.identities, &mut around, &targets, &addresses, report);
         let directories: Vec<_> =
             self.policies.into_iter().filter_map(|policy| policy.build(base, trust_domain.as_deref(), &upstream_names, report)).collect();
         if directories.is_empty() && !report.failed() {
@@ -269,6 +284,27 @@ impl File {
         names::check("an identity", &self.identities, report);
         names::check("an upstream", &self.upstreams, report);
         names::check("a credential", &self.credentials, report);
+    }
+
+    /// SPIFFE IDs of upstreams, and whether anything could open what the Workload API alone opens.
+    fn check_peers(&self, report: &mut Report) {
+        let from_the_api = self.identities.iter().any(|(_, identity)| identity.is_spiffe());
+        for (name, upstream) in self.upstreams.iter() {
+            if let Some(written) = upstream.spiffe_id()
+                && let Err(error) = SpiffeId::parse(written)
+            {
+                let message = format!("`{}` is not a SPIFFE ID: {error}", written.value);
+                report.error_hint(written.at, message, "spiffe://TRUST_DOMAIN/ns/NAMESPACE/sa/ACCOUNT");
+            }
+            if let Some(at) = upstream.needs_svid().filter(|_| !from_the_api) {
+                let message = format!("upstream `{}` needs the pod's own SVID, and no identity comes from the Workload API", name.value);
+                report.error_hint(at, message, "add `identities: { pod: { spiffe: {} } }` and accept it on a listener");
+            }
+        }
+        for (name, _) in self.credentials.iter().filter(|(_, credential)| credential.is_jwt_svid() && !from_the_api) {
+            let message = format!("credential `{}` is the pod's own JWT-SVID, and no identity comes from the Workload API", name.value);
+            report.error_hint(name.at, message, "add `identities: { pod: { spiffe: {} } }` and accept it on a listener");
+        }
     }
 
     fn trust_domain(&self, report: &mut Report) -> Option<Arc<str>> {
@@ -398,7 +434,7 @@ mod tests {
 
     #[test]
     fn the_examples_load() {
-        for name in ["local.yaml", "sidecar.yaml", "host.yaml"] {
+        for name in ["local.yaml", "sidecar.yaml", "host.yaml", "mesh.yaml"] {
             let loaded = example(name);
             println!("{name}: {}\n{}", loaded.digest, loaded.warnings.iter().map(Diagnostic::render).collect::<Vec<_>>().join("\n"));
             assert!(loaded.policy_errors.is_empty() && !loaded.policies.is_empty());

@@ -3,11 +3,15 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use super::file::ListenerSpec;
+use super::file::{ListenerSpec, ListenerTls};
 use crate::capture::{ListenAddress, Listener, ListenerConfig, Mode};
 use crate::catalogue::{Catalogue, HostPattern};
-use crate::identity::{BeyondTcp, Identity, IdentityConfig};
+use crate::identity::{Around, BeyondTcp, Identity, IdentityConfig};
+use crate::tls::parse_certificates;
 use crate::written::{Entries, Place, Report, Spanned};
+
+/// The kind of identity that a TLS handshake proves.
+const CLIENT_CERT: &str = "client_cert";
 
 /// What a `route` listener may name.
 pub(super) struct Targets<'a> {
@@ -21,7 +25,7 @@ pub(super) struct Targets<'a> {
 pub(super) fn build(
     listeners: Entries<ListenerConfig>,
     identities: Entries<IdentityConfig>,
-    trust_domain: Option<&str>,
+    around: &mut Around<'_>,
     targets: &Targets<'_>,
     servers: &[(&'static str, Spanned<String>)],
     report: &mut Report,
@@ -31,7 +35,7 @@ pub(super) fn build(
     }
     let names: Vec<String> = identities.names().map(str::to_owned).collect();
     let places: Vec<Spanned<String>> = identities.iter().map(|(name, _)| name.clone()).collect();
-    let known: Vec<Option<Identity>> = identities.into_iter().map(|(name, identity)| identity.build(&name, trust_domain, report)).collect();
+    let known: Vec<Option<Identity>> = identities.into_iter().map(|(name, identity)| identity.build(&name, around, report)).collect();
     let known: Vec<Identity> = known.into_iter().flatten().collect();
     let mut addresses = Addresses::default();
     let mut built = Vec::new();
@@ -43,7 +47,7 @@ pub(super) fn build(
             addresses.claim(&format!("listener `{}`", name.value), &listener.address, at, report);
             used.extend(listener.identities.iter().map(|identity| identity.value.clone()));
         }
-        built.push(listener.and_then(|listener| join(listener, at, &names, &known, targets, report)));
+        built.push(listener.and_then(|listener| join(listener, at, &names, &known, targets, around, report)));
     }
     for (what, written) in servers {
         // mistakes in it were told by the server's own form
@@ -71,6 +75,7 @@ fn join(
     names: &[String],
     known: &[Identity],
     targets: &Targets<'_>,
+    around: &mut Around<'_>,
     report: &mut Report,
 ) -> Option<ListenerSpec> {
     let mut identities: Vec<Identity> = Vec::new();
@@ -90,9 +95,15 @@ fn join(
         let message = format!("identity `{}` makes every connection one workload, so no other can be asked beside it", alone.name);
         report.error_hint(written.at, message, "let it stand alone, or make two listeners of this one");
     }
+    check_last_word(&listener, &identities, report);
+    let tls = tls(&listener, &identities, around, report)?;
     warn_of_uid(&listener, &identities, at, report);
     let route = match (&listener.upstream, listener.mode) {
-        (Some(upstream), Mode::Route) => Some(route(&listener.name, upstream, targets, report)?),
+        (Some(upstream), Mode::Route) => {
+            let name = route(&listener.name, upstream, targets, report)?;
+            check_svid(&name, upstream.at, &identities, targets, report);
+            Some(name)
+        }
         (_, Mode::Route | Mode::Host | Mode::Forward) => None,
     };
     Some(ListenerSpec {
@@ -100,9 +111,53 @@ fn join(
         address: listener.address,
         permissions: listener.permissions,
         mode: listener.mode,
+        tls,
         route,
         identities,
     })
+}
+
+/// Some identities reject every caller that has no proof for them, so nobody is asked after them; and one of them needs a client that
+/// knows that there is a proxy.
+fn check_last_word(listener: &Listener, identities: &[Identity], report: &mut Report) {
+    let last_word = |identity: &Identity| identity.presented || identity.kind == CLIENT_CERT;
+    let Some(at) = identities.iter().position(last_word) else { return };
+    let (Some(identity), Some(written)) = (identities.get(at), listener.identities.get(at)) else { return };
+    if identity.presented && listener.mode != Mode::Forward {
+        let message = format!("identity `{}` takes its proof in Proxy-Authorization, which no client sends here", identity.name);
+        report.error_hint(written.at, message, "write `capture: forward`, or give the identity the pod's own `token_file`");
+    }
+    if let (Some(next), Some(written)) = (identities.get(at + 1), listener.identities.get(at + 1)) {
+        let message = format!("identity `{}` is never asked: a caller without a proof for `{}` is refused", next.name, identity.name);
+        report.error_hint(written.at, message, "list it first, or make two listeners of this one");
+    }
+}
+
+/// What the listener shows; `None` when that cannot be used.
+#[expect(clippy::option_option, reason = "wrong, plaintext and TLS are three things")]
+fn tls(listener: &Listener, identities: &[Identity], around: &mut Around<'_>, report: &mut Report) -> Option<Option<ListenerTls>> {
+    let by_certificate = identities.iter().zip(&listener.identities).find(|(identity, _)| identity.kind == CLIENT_CERT);
+    let Some(written) = &listener.tls else {
+        if let Some((identity, written)) = by_certificate {
+            let message =
+                format!("identity `{}` needs the caller's certificate, and listener `{}` is plaintext", identity.name, listener.name);
+            report.error_hint(written.at, message, "add `tls: { certificate, key }` to the listener");
+            return None;
+        }
+        return Some(None);
+    };
+    let read = (around.read)(&written.certificate).and_then(|pem| match parse_certificates(&pem) {
+        Ok(_) => Ok(pem),
+        Err(error) => Err(error.to_string()),
+    });
+    match read {
+        Ok(certificate) => Some(Some(ListenerTls { certificate: certificate.into(), key: around.base.join(&written.key.value) })),
+        Err(why) => {
+            let hint = "name a PEM file with the certificate first, then those that signed it";
+            report.error_hint(written.certificate.at, format!("the listener's certificate cannot be used: {why}"), hint);
+            None
+        }
+    }
 }
 
 fn warn_of_uid(listener: &Listener, identities: &[Identity], at: Place, report: &mut Report) {
@@ -144,6 +199,15 @@ fn route(listener: &str, written: &Spanned<String>, targets: &Targets<'_>, repor
         return None;
     }
     Some(Arc::clone(&upstream.name))
+}
+
+/// An upstream that exeat's own SVID opens is only for listeners whose callers are that pod; elsewhere a request shows it.
+fn check_svid(name: &str, at: Place, identities: &[Identity], targets: &Targets<'_>, report: &mut Report) {
+    let needs = targets.catalogue.by_name(name).is_some_and(|upstream| upstream.tls.needs_svid());
+    if let Some(other) = identities.iter().find(|identity| needs && identity.kind != "spiffe") {
+        let message = format!("upstream `{name}` takes the pod's own SVID, but identity `{}` makes callers somebody else", other.name);
+        report.error_hint(at, message, "accept a `spiffe` identity alone on this listener, or take `tls` of the upstream away");
+    }
 }
 
 /// Who listens where.

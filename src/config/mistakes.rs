@@ -805,9 +805,12 @@ fn the_identities() {
     insta::assert_snapshot!(mistakes(&[
         ("pod: { fixed: { id: \"spiffe://t.example/ns/a/sa/b\" } }", "pod: {}"),
         ("pod: { fixed:", "pod: { unix_peer: { workloads: [{ uid: 1, id: \"spiffe://t.example/a\" }] }, fixed:"),
-        ("fixed: { id: \"spiffe://t.example/ns/a/sa/b\" }", "spiffe: { socket: \"unix:///s\" }"),
-        ("fixed: { id: \"spiffe://t.example/ns/a/sa/b\" }", "client_cert: {}"),
-        ("fixed: { id: \"spiffe://t.example/ns/a/sa/b\" }", "kubernetes: {}"),
+        ("fixed: { id: \"spiffe://t.example/ns/a/sa/b\" }", "spiffe: {}"),
+        ("fixed: { id: \"spiffe://t.example/ns/a/sa/b\" }", "spiffe: { socket: /run/agent.sock }"),
+        ("fixed: { id: \"spiffe://t.example/ns/a/sa/b\" }", "spiffe: { socket: \"tcp://agent.example:8081\" }"),
+        ("fixed: { id: \"spiffe://t.example/ns/a/sa/b\" }", "spiffe: { socket: \"unix:///s\", hint: \"\" }"),
+        ("fixed: { id: \"spiffe://t.example/ns/a/sa/b\" }", "client_cert: { trust: { file: empty.pem } }"),
+        ("fixed: { id: \"spiffe://t.example/ns/a/sa/b\" }", "client_cert: { trust: { file: broken.pem } }"),
         ("fixed: { id: \"spiffe://t.example/ns/a/sa/b\" }", "password: hunter2"),
         ("spiffe://t.example/ns/a/sa/b", "t.example/ns/a/sa/b"),
         ("spiffe://t.example/ns/a/sa/b", "spiffe://t.example/ns/a/sa/b/"),
@@ -821,7 +824,7 @@ fn the_identities() {
     8 |   pod: {}
       |   ^^^
       |
-      = help: write `fixed: { id }` or `unix_peer: { workloads }`
+      = help: write `fixed: { id }`, `unix_peer: { workloads }`, `kubernetes: { issuer, audience }`, `client_cert: { trust: { file } }` or `spiffe: { socket }`
 
     error: identity `pod` names two kinds
      --> exeat.yaml:8:3
@@ -831,29 +834,53 @@ fn the_identities() {
       |
       = help: make two identities of it
 
-    error: this binary does not know the identity kind `spiffe`
+    error: the identity does not say where the Workload API is
      --> exeat.yaml:8:18
       |
-    8 |   pod: { spiffe: { socket: "unix:///s" } }
+    8 |   pod: { spiffe: {} }
       |                  ^
       |
-      = help: this binary knows `fixed` and `unix_peer`; `exeat version --json` lists what a binary knows
+      = help: write `socket: "unix:///PATH"`, or set SPIFFE_ENDPOINT_SOCKET for exeat
 
-    error: this binary does not know the identity kind `client_cert`
-     --> exeat.yaml:8:23
+    error: `/run/agent.sock` is no Workload API endpoint: it begins with neither `unix:` nor `tcp:`
+     --> exeat.yaml:8:28
       |
-    8 |   pod: { client_cert: {} }
-      |                       ^
+    8 |   pod: { spiffe: { socket: /run/agent.sock } }
+      |                            ^^^^^^^^^^^^^^^
       |
-      = help: this binary knows `fixed` and `unix_peer`; `exeat version --json` lists what a binary knows
+      = help: unix:///run/spire/agent/public/api.sock, or tcp://127.0.0.1:8081
 
-    error: this binary does not know the identity kind `kubernetes`
-     --> exeat.yaml:8:22
+    error: `tcp://agent.example:8081` is no Workload API endpoint: a tcp endpoint is an IP address and a port and nothing else
+     --> exeat.yaml:8:28
       |
-    8 |   pod: { kubernetes: {} }
-      |                      ^
+    8 |   pod: { spiffe: { socket: "tcp://agent.example:8081" } }
+      |                            ^^^^^^^^^^^^^^^^^^^^^^^^^^
       |
-      = help: this binary knows `fixed` and `unix_peer`; `exeat version --json` lists what a binary knows
+      = help: unix:///run/spire/agent/public/api.sock, or tcp://127.0.0.1:8081
+
+    error: a hint has 1 to 1024 bytes
+     --> exeat.yaml:8:47
+      |
+    8 |   pod: { spiffe: { socket: "unix:///s", hint: "" } }
+      |                                               ^^
+      |
+      = help: leave it out for the first identity that the server gives
+
+    error: the bundle of trust domain `t.example` cannot be used: there is no certificate in it; a PEM file of roots has `-----BEGIN CERTIFICATE-----` blocks
+     --> exeat.yaml:8:40
+      |
+    8 |   pod: { client_cert: { trust: { file: empty.pem } } }
+      |                                        ^^^^^^^^^
+      |
+      = help: `spire-server bundle show` prints it in PEM, with `-format spiffe` in JSON
+
+    error: the bundle of trust domain `t.example` cannot be used: certificate number 1 cannot be read: base64 decode error: InvalidCharacter(33)
+     --> exeat.yaml:8:40
+      |
+    8 |   pod: { client_cert: { trust: { file: broken.pem } } }
+      |                                        ^^^^^^^^^^
+      |
+      = help: `spire-server bundle show` prints it in PEM, with `-format spiffe` in JSON
 
     error[unknown-field]: unknown field `password`
      --> exeat.yaml:8:8
@@ -861,7 +888,7 @@ fn the_identities() {
     8 |   pod: [hidden]
       |        ^^^^^^^^
       |
-      = help: the fields here are: fixed, unix_peer, spiffe, client_cert, kubernetes
+      = help: the fields here are: fixed, unix_peer, kubernetes, client_cert, spiffe
 
     error: `t.example/ns/a/sa/b` is not a SPIFFE ID: a SPIFFE ID begins with `spiffe://`
      --> exeat.yaml:8:23
@@ -1015,6 +1042,199 @@ fn the_processes() {
 }
 
 #[test]
+fn the_clusters() {
+    let one = "fixed: { id: \"spiffe://t.example/ns/a/sa/b\" }";
+    let cluster = |fields: &str| format!("kubernetes: {{ {fields} }}");
+    let good = "issuer: \"https://kubernetes.default.svc\", audience: exeat";
+    let cases: Vec<String> = [
+        "issuer: kubernetes, audience: exeat",
+        "issuer: \"http://cluster.example\", audience: \"\"",
+        "issuer: \"https://kubernetes.default.svc\", audience: \"https://kubernetes.default.svc\"",
+        &format!("{good}, keys: {{ file: missing.json }}"),
+        &format!("{good}, keys: {{ file: empty.pem, url: \"https://a.example\" }}"),
+        &format!("{good}, keys: {{ file: empty.pem }}"),
+        &format!("{good}, keys: {{ url: \"https://user@a.example\", roots: broken.pem }}"),
+    ]
+    .into_iter()
+    .map(cluster)
+    .collect();
+    let cases: Vec<(&str, &str)> = cases.iter().map(|case| (one, case.as_str())).collect();
+    insta::assert_snapshot!(mistakes(&cases), @r#"
+    error: `kubernetes` is not an issuer
+     --> exeat.yaml:8:32
+      |
+    8 |   pod: { kubernetes: { issuer: kubernetes, audience: exeat } }
+      |                                ^^^^^^^^^^
+      |
+      = help: write https://HOST[:PORT][/PATH]
+
+    error: `http://cluster.example` is not an issuer
+     --> exeat.yaml:8:32
+      |
+    8 |   pod: { kubernetes: { issuer: "http://cluster.example", audience: "" } }
+      |                                ^^^^^^^^^^^^^^^^^^^^^^^^
+      |
+      = help: write https://HOST[:PORT][/PATH]
+
+    error: an empty audience is everybody's
+     --> exeat.yaml:8:68
+      |
+    8 |   pod: { kubernetes: { issuer: "http://cluster.example", audience: "" } }
+      |                                                                    ^^
+      |
+      = help: write the `audience` of the pods' serviceAccountToken projection
+
+    error: tokens for the API server are not taken: whoever holds one could act on the cluster
+     --> exeat.yaml:8:76
+      |
+    8 |   pod: { kubernetes: { issuer: "https://kubernetes.default.svc", audience: "https://kubernetes.default.svc" } }
+      |                                                                            ^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^
+      |
+      = help: give the projection an audience of exeat's own
+
+    error: the JWK Set cannot be used: `missing.json`: No such file or directory (os error 2)
+     --> exeat.yaml:8:97
+      |
+    8 |   pod: { kubernetes: { issuer: "https://kubernetes.default.svc", audience: exeat, keys: { file: missing.json } } }
+      |                                                                                                 ^^^^^^^^^^^^
+      |
+      = help: `kubectl get --raw /openid/v1/jwks` prints it
+
+    error: keys come from a file or from a URL, not from both
+     --> exeat.yaml:8:97
+      |
+    8 |   pod: { kubernetes: { issuer: "https://kubernetes.default.svc", audience: exeat, keys: { file: empty.pem, url: "https://a.example" }...
+      |                                                                                                 ^^^^^^^^^
+      |
+      = help: take one away
+
+    error: the JWK Set cannot be used: the JWK Set is not JSON
+     --> exeat.yaml:8:97
+      |
+    8 |   pod: { kubernetes: { issuer: "https://kubernetes.default.svc", audience: exeat, keys: { file: empty.pem } } }
+      |                                                                                                 ^^^^^^^^^
+      |
+      = help: `kubectl get --raw /openid/v1/jwks` prints it
+
+    error: `https://user@a.example` is not the address of a JWK Set
+     --> exeat.yaml:8:96
+      |
+    8 |   pod: { kubernetes: { issuer: "https://kubernetes.default.svc", audience: exeat, keys: { url: "https://user@a.example", roots: broke...
+      |                                                                                                ^^^^^^^^^^^^^^^^^^^^^^^^
+      |
+      = help: write https://HOST[:PORT][/PATH]
+
+    error: the roots cannot be used: certificate number 1 cannot be read: base64 decode error: InvalidCharacter(33)
+     --> exeat.yaml:8:129
+      |
+    8 | ...ience: exeat, keys: { url: "https://user@a.example", roots: broken.pem } } }
+      |                                                                ^^^^^^^^^^
+      |
+      = help: in a pod: /var/run/secrets/kubernetes.io/serviceaccount/ca.crt
+    "#);
+    let presented = cluster(good);
+    let mounted = cluster(&format!("{good}, token_file: /var/run/secrets/exeat/token"));
+    let desk = Desk::new();
+    let right = RIGHT.replace(one, &presented);
+    insta::assert_snapshot!(desk.errors(right.replace("capture: forward", "capture: host")), @r#"
+    error: identity `pod` takes its proof in Proxy-Authorization, which no client sends here
+     --> exeat.yaml:5:67
+      |
+    5 |   egress: { address: "127.0.0.1:15001", capture: host, identity: [pod] }
+      |                                                                   ^^^
+      |
+      = help: write `capture: forward`, or give the identity the pod's own `token_file`
+    "#);
+    insta::assert_snapshot!(desk.errors(right.replace("identity: [pod]", "identity: [pod, local]")), @r#"
+    error: identity `local` is never asked: a caller without a proof for `pod` is refused
+     --> exeat.yaml:5:75
+      |
+    5 |   egress: { address: "127.0.0.1:15001", capture: forward, identity: [pod, local] }
+      |                                                                           ^^^^^
+      |
+      = help: list it first, or make two listeners of this one
+    "#);
+    insta::assert_snapshot!(desk.errors(RIGHT.replace(one, &mounted).replace("identity: [pod]", "identity: [pod, local]")), @r#"
+    error: identity `pod` makes every connection one workload, so no other can be asked beside it
+     --> exeat.yaml:5:70
+      |
+    5 |   egress: { address: "127.0.0.1:15001", capture: forward, identity: [pod, local] }
+      |                                                                      ^^^
+      |
+      = help: let it stand alone, or make two listeners of this one
+    "#);
+    assert!(desk.load(right.replace("identity: [pod]", "identity: [local, pod]")).is_ok());
+    assert!(desk.load(RIGHT.replace(one, &mounted).replace("capture: forward", "capture: host")).is_ok());
+}
+
+#[test]
+fn the_doors() {
+    let desk = Desk::new();
+    let made = rcgen::generate_simple_self_signed(["exeat.t.example".to_owned()]).unwrap();
+    std::fs::write(desk.dir.path().join("door.pem"), made.cert.pem()).unwrap();
+    let mut params = rcgen::CertificateParams::new(vec!["t.example".to_owned()]).unwrap();
+    params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+    let authority = params.self_signed(&rcgen::KeyPair::generate().unwrap()).unwrap();
+    std::fs::write(desk.dir.path().join("bundle.pem"), authority.pem()).unwrap();
+    let by_certificate = |trust: &str| {
+        RIGHT.replace("fixed: { id: \"spiffe://t.example/ns/a/sa/b\" }", &format!("client_cert: {{ trust: {{ file: {trust} }} }}"))
+    };
+    let door = |text: &str, tls: &str| text.replace("127.0.0.1:15001\",", &format!("127.0.0.1:15001\", tls: {{ {tls} }},"));
+    let good = "certificate: door.pem, key: door.key";
+    let wrong = [
+        by_certificate("bundle.pem"),
+        door(&by_certificate("door.pem"), good),
+        door(&by_certificate("bundle.pem"), "certificate: broken.pem, key: door.key"),
+        door(&by_certificate("bundle.pem"), "certificate: door.pem"),
+        door(&by_certificate("bundle.pem"), good).replace("identity: [pod]", "identity: [pod, local]"),
+    ];
+    let told: Vec<String> = wrong.iter().map(|text| desk.errors(text)).collect();
+    insta::assert_snapshot!(told.join("\n\n"), @r#"
+    error: identity `pod` needs the caller's certificate, and listener `egress` is plaintext
+     --> exeat.yaml:5:70
+      |
+    5 |   egress: { address: "127.0.0.1:15001", capture: forward, identity: [pod] }
+      |                                                                      ^^^
+      |
+      = help: add `tls: { certificate, key }` to the listener
+
+    error: the bundle of trust domain `t.example` cannot be used: certificate 1 of the bundle is no authority: its basic constraints do not say cA
+     --> exeat.yaml:8:40
+      |
+    8 |   pod: { client_cert: { trust: { file: door.pem } } }
+      |                                        ^^^^^^^^
+      |
+      = help: `spire-server bundle show` prints it in PEM, with `-format spiffe` in JSON
+
+    error: the listener's certificate cannot be used: certificate number 1 cannot be read: base64 decode error: InvalidCharacter(33)
+     --> exeat.yaml:5:61
+      |
+    5 |   egress: { address: "127.0.0.1:15001", tls: { certificate: broken.pem, key: door.key }, capture: forward, identity: [pod] }
+      |                                                             ^^^^^^^^^^
+      |
+      = help: name a PEM file with the certificate first, then those that signed it
+
+    error[missing-field]: field `key` is missing
+     --> exeat.yaml:5:46
+      |
+    5 |   egress: { address: "127.0.0.1:15001", tls: { certificate: door.pem }, capture: forward, identity: [pod] }
+      |                                              ^
+
+    error: identity `local` is never asked: a caller without a proof for `pod` is refused
+     --> exeat.yaml:5:122
+      |
+    5 |   egress: { address: "127.0.0.1:15001", tls: { certificate: door.pem, key: door.key }, capture: forward, identity: [pod, local] }
+      |                                                                                                                          ^^^^^
+      |
+      = help: list it first, or make two listeners of this one
+    "#);
+    // Anywhere, since it is no plaintext; and the key is not needed to check.
+    let right = door(&by_certificate("bundle.pem"), good).replace("127.0.0.1:15001", "0.0.0.0:15001");
+    let warnings = desk.load(right).map_or_else(|errors| panic!("{}", desk.shown(&errors)), |loaded| loaded.warnings);
+    assert!(!desk.shown(&warnings).contains("not-loopback"));
+}
+
+#[test]
 fn the_upstreams() {
     let origins = "[\"https://ledger.example:8443\"]";
     insta::assert_snapshot!(mistakes(&[
@@ -1038,6 +1258,8 @@ fn the_upstreams() {
         ("credentials: [jwt]", "credentials: [jwt]\n    tls: { verify: false }"),
         ("credentials: [jwt]", "credentials: [jwt]\n    tls: { server_name: \"a b\" }"),
         ("credentials: [jwt]", "credentials: [jwt]\n    tls: { client_certificate: svid }"),
+        ("credentials: [jwt]", "credentials: [jwt]\n    tls: { client_certificate: mine.pem }"),
+        ("credentials: [jwt]", "credentials: [jwt]\n    tls: { spiffe_id: ledger.example, server_name: a.example }"),
         ("credentials: [jwt]", "credentials: [jtw, vault-thing]"),
         ("credentials: [jwt]", "credentials: [jwt, jwt]"),
         ("credentials: [jwt]", "credentials: [jwt]\n    stage: { observe: { until: soon } }"),
@@ -1199,7 +1421,7 @@ fn the_upstreams() {
     15 |     tls: { verify: false }
        |            ^^^^^^
        |
-       = help: the fields here are: roots, server_name, client_certificate
+       = help: the fields here are: roots, server_name, spiffe_id, client_certificate
 
     error: `a b` is not a name to verify: the host is neither a DNS name nor an IP address in its usual form
       --> exeat.yaml:15:25
@@ -1207,11 +1429,61 @@ fn the_upstreams() {
     15 |     tls: { server_name: "a b" }
        |                         ^^^^^
 
-    error: this binary does not know `client_certificate`: it comes with SPIFFE identities
+    error: upstream `ledger` takes the pod's own SVID, but identity `local` makes callers somebody else
+     --> exeat.yaml:6:70
+      |
+    6 |   ledger: { address: "unix:///run/l.sock", capture: route, upstream: ledger, identity: [local] }
+      |                                                                      ^^^^^^
+      |
+      = help: accept a `spiffe` identity alone on this listener, or take `tls` of the upstream away
+
+    error: upstream `ledger` needs the pod's own SVID, and no identity comes from the Workload API
       --> exeat.yaml:15:32
        |
     15 |     tls: { client_certificate: svid }
        |                                ^^^^
+       |
+       = help: add `identities: { pod: { spiffe: {} } }` and accept it on a listener
+
+    error[unknown-word]: unknown word `mine.pem`
+      --> exeat.yaml:15:32
+       |
+    15 |     tls: { client_certificate: mine.pem }
+       |                                ^^^^^^^^
+       |
+       = help: the words here are: svid
+
+    error: upstream `ledger` takes the pod's own SVID, but identity `local` makes callers somebody else
+     --> exeat.yaml:6:70
+      |
+    6 |   ledger: { address: "unix:///run/l.sock", capture: route, upstream: ledger, identity: [local] }
+      |                                                                      ^^^^^^
+      |
+      = help: accept a `spiffe` identity alone on this listener, or take `tls` of the upstream away
+
+    error: `ledger.example` is not a SPIFFE ID: a SPIFFE ID begins with `spiffe://`
+      --> exeat.yaml:15:23
+       |
+    15 |     tls: { spiffe_id: ledger.example, server_name: a.example }
+       |                       ^^^^^^^^^^^^^^
+       |
+       = help: spiffe://TRUST_DOMAIN/ns/NAMESPACE/sa/ACCOUNT
+
+    error: upstream `ledger` needs the pod's own SVID, and no identity comes from the Workload API
+      --> exeat.yaml:15:23
+       |
+    15 |     tls: { spiffe_id: ledger.example, server_name: a.example }
+       |                       ^^^^^^^^^^^^^^
+       |
+       = help: add `identities: { pod: { spiffe: {} } }` and accept it on a listener
+
+    error: `spiffe_id` stands beside `roots` or `server_name`
+      --> exeat.yaml:15:23
+       |
+    15 |     tls: { spiffe_id: ledger.example, server_name: a.example }
+       |                       ^^^^^^^^^^^^^^
+       |
+       = help: a SPIFFE ID is verified by the bundle of its trust domain, and no name is: keep one of the two
 
     error[unknown-name]: there is no credential `jtw`
       --> exeat.yaml:14:19
@@ -1346,6 +1618,8 @@ fn the_credentials() {
     let jwt = "local_jwt: { issuer: \"https://exeat.t.example\", scopes: [read] }";
     insta::assert_snapshot!(mistakes(&[
         (jwt, "inject: bearer"),
+        (jwt, "jwt_svid: { audience: \"https://ledger.example\" }"),
+        (jwt, "jwt_svid: { audience: \"\", ttl: 60s }"),
         (jwt, "local_jwt: { issuer: \"https://e.example\" }, secret: { value: \"${env:X}\" }, inject: bearer"),
         (jwt, "local_jwt: { issuer: exeat.t.example }"),
         (jwt, "local_jwt: { issuer: \"http://exeat.t.example\" }"),
@@ -1374,7 +1648,23 @@ fn the_credentials() {
     16 |   jwt: { inject: bearer }
        |   ^^^
        |
-       = help: write `local_jwt: { issuer, .. }` or `secret: { value: "${env:NAME}" }`
+       = help: write `local_jwt: { issuer, .. }`, `jwt_svid: { audience }` or `secret: { value: "${env:NAME}" }`
+
+    error: credential `jwt` is the pod's own JWT-SVID, and no identity comes from the Workload API
+      --> exeat.yaml:16:3
+       |
+    16 |   jwt: { jwt_svid: { audience: "https://ledger.example" } }
+       |   ^^^
+       |
+       = help: add `identities: { pod: { spiffe: {} } }` and accept it on a listener
+
+    error[unknown-field]: unknown field `ttl`
+      --> exeat.yaml:16:36
+       |
+    16 |   jwt: { jwt_svid: { audience: "", ttl: 60s } }
+       |                                    ^^^
+       |
+       = help: the fields here are: audience
 
     error: credential `jwt` names two kinds
       --> exeat.yaml:16:3
@@ -1743,7 +2033,7 @@ fn what_somebody_should_look_at() {
     5 |   egress: { address: "0.0.0.0:15001", capture: forward, identity: [pod] }
       |                      ^^^^^^^^^^^^^^^
       |
-      = help: traffic to exeat is plaintext: listen on 127.0.0.1, [::1] or a unix socket
+      = help: traffic to exeat is plaintext: listen on 127.0.0.1, [::1] or a unix socket, or give it `tls`
 
     warning[not-loopback]: listener `egress` can be reached from the network
      --> exeat.yaml:5:22
@@ -1751,7 +2041,7 @@ fn what_somebody_should_look_at() {
     5 |   egress: { address: "192.0.2.1:15001", capture: forward, identity: [pod] }
       |                      ^^^^^^^^^^^^^^^^^
       |
-      = help: traffic to exeat is plaintext: listen on 127.0.0.1, [::1] or a unix socket
+      = help: traffic to exeat is plaintext: listen on 127.0.0.1, [::1] or a unix socket, or give it `tls`
 
     warning[random-port]: listener `egress` has no port of its own
      --> exeat.yaml:5:22

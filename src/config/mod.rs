@@ -20,7 +20,7 @@ mod secret_source;
 mod servers;
 
 pub use credential::{CredentialKind, CredentialSpec, LocalJwt, SigningAlgorithm};
-pub use file::{Config, ListenerSpec, StatePlace, Unlisted};
+pub use file::{Config, ListenerSpec, ListenerTls, StatePlace, Unlisted};
 pub use limits::{Drain, Limits};
 pub use load::{Digest, Loaded, Reading, Watched, digest_of, load, read};
 pub use outputs::{Audit, Otlp, OtlpProtocol, Sampler, Telemetry, otel_environment};

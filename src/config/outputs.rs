@@ -161,6 +161,12 @@ impl OtlpConfig {
     }
 }
 
+/// Where the environment says that the Workload API is (SPIFFE Workload Endpoint, section 4).
+pub(super) fn endpoint_socket() -> Option<String> {
+    let named = |(name, value): (std::ffi::OsString, std::ffi::OsString)| (name == "SPIFFE_ENDPOINT_SOCKET").then_some(value);
+    std::env::vars_os().find_map(named)?.into_string().ok().filter(|socket| !socket.is_empty())
+}
+
 /// The `OTEL_*` variables of this process, sorted: telemetry honours them where the file says nothing, and may not read the environment.
 #[must_use]
 pub fn otel_environment() -> std::collections::BTreeMap<String, String> {

@@ -7,9 +7,13 @@ pub const PROVIDES: &[&str] = &[
     "capture.forward",
     "capture.host",
     "capture.route",
+    "credential.jwt_svid",
     "credential.local_jwt",
     "credential.secret",
+    "identity.client_cert",
     "identity.fixed",
+    "identity.kubernetes",
+    "identity.spiffe",
     "identity.unix_peer",
     "inject.basic",
     "inject.bearer",
@@ -20,6 +24,8 @@ pub const PROVIDES: &[&str] = &[
     "stage.enforce_percent",
     "stage.observe",
     "stage.rehearse",
+    "tls.client_certificate.svid",
+    "tls.spiffe_id",
 ];
 
 /// The JSON Schema (draft 2020-12) of `exeat: config/v1`, for editors and for `exeat schema`.

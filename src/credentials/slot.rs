@@ -10,7 +10,7 @@ use tokio::sync::watch;
 use super::credential::{Credential, IssueError};
 use super::definition::Digest;
 use super::provider::SourceMark;
-use crate::catalogue::Upstream;
+use crate::catalogue::{JWT_SVID, Upstream};
 use crate::clock::Timestamp;
 use crate::identity::SpiffeId;
 use crate::policy::GrantTerms;
@@ -103,8 +103,9 @@ impl Held {
         let ends = [credential.not_after, ends].into_iter().flatten().fold(by_terms, Timestamp::min);
         let life = Duration::try_from(ends.duration_since(issued)).ok().filter(|life| !life.is_zero())?;
         let usable_until = after(issued, life.saturating_sub(SKEW.min(life / 5)));
-        // 50 to 80 % of life.
-        let refresh_at = after(issued, life / 2 + life * 3 / 10 * u32::from(jitter) / 256);
+        // 50 to 80 % of life; a JWT-SVID by its half, since its agent gives the same one until then.
+        let from = if credential.terms.profile.kind == JWT_SVID { life / 5 } else { life / 2 };
+        let refresh_at = after(issued, from + life * 3 / 10 * u32::from(jitter) / 256);
         let source = source.map(|mark| (mark, after(issued, SOURCE_CHECK)));
         Some(Self { credential, usable_until, refresh_at, source })
     }

@@ -91,7 +91,7 @@ fn upstream(name: &str, host: &str) -> Arc<Upstream> {
         owner: "o".into(),
         origins: vec![Origin { scheme: Scheme::Https, host: HostPattern::Exact(Host::parse(host).unwrap()), port: 443 }],
         reach: Vec::new(),
-        tls: TlsProfile { roots: Roots::System, server_name: None },
+        tls: TlsProfile { roots: Roots::System, server_name: None, spiffe_id: None, client_certificate: false },
         protocol: Protocol::Auto,
         credentials: vec!["c".into()],
         stage: Stage::Enforce,

@@ -24,7 +24,7 @@ use crate::address::{self, AddressError, Reach, Resolver};
 use crate::capture::Scheme;
 use crate::catalogue::{Protocol, Roots};
 use crate::clock::Clock;
-use crate::tls::{Alpn, ClientConfigs, HandshakeError, Trust, Wire};
+use crate::tls::{Alpn, ClientConfigs, HandshakeError, TlsError, Trust, Wire};
 
 const HEAD: usize = 64 << 10;
 const H1_BUFFER: usize = 128 << 10;
@@ -105,8 +105,14 @@ impl Connector {
             (false, Protocol::Auto) => Alpn::Both,
         };
         let name = profile.server_name.as_ref().unwrap_or(&hop.destination.host).as_str();
-        let untrusted = |facts: &Facts, why: String| DialError::Untrusted { place: Place::new(hop, facts), name: name.into(), why };
-        let config = self.tls.config(&trust, alpn).map_err(|error| untrusted(facts, error.to_string()))?;
+        let proven: Box<str> = profile.spiffe_id.as_deref().unwrap_or(name).into();
+        let untrusted = |facts: &Facts, why: String| DialError::Untrusted { place: Place::new(hop, facts), name: proven.clone(), why };
+        let config = match hop.standing {
+            Some(standing) => standing.client_config(profile, alpn, &self.tls),
+            None if profile.needs_svid() => Err(TlsError::Configuration("no Workload API stands behind this request".to_owned())),
+            None => self.tls.config(&trust, alpn),
+        };
+        let config = config.map_err(|error| untrusted(facts, error.to_string()))?;
         let within = hop.upstream.deadlines.tls;
         let wire = match timeout(within, Wire::secure(tcp, config, name)).await {
             Ok(Ok(wire)) => wire,

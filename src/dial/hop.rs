@@ -8,7 +8,7 @@ use http::Version;
 
 use crate::capture::Destination;
 use crate::catalogue::Upstream;
-use crate::identity::Workload;
+use crate::identity::{Standing, Workload};
 
 /// Where one request goes, and what its connection must be.
 #[derive(Debug, Clone, Copy)]
@@ -22,6 +22,8 @@ pub struct Hop<'a> {
     pub generation: u64,
     /// The workload, only where the connection itself authenticates as it: such connections are never shared.
     pub workload: Option<&'a Arc<Workload>>,
+    /// What the Workload API says, where the upstream's TLS needs it: exeat's certificate, and the bundles to judge the peer by.
+    pub standing: Option<&'a Arc<Standing>>,
     /// The request asks for an upgrade: HTTP/1.1 is spoken whatever the upstream prefers, and a 101 is expected.
     pub upgrade: bool,
 }

@@ -121,6 +121,16 @@ impl<B> Lane<B> {
         named(&self.upstream.borrow().name, self.workload.as_deref())
     }
 
+    /// Whether it is what this hop needs but for a former generation. Requests that are on it end on it.
+    pub(super) fn is_superseded_by(&self, hop: &Hop<'_>) -> bool {
+        let same_workload = self.workload.as_ref().map(|workload| &workload.id) == hop.workload.map(|workload| &workload.id);
+        hop.standing.is_some()
+            && (1..hop.generation).contains(&self.generation)
+            && same_workload
+            && self.destination == *hop.destination
+            && self.upgrade == hop.upgrade
+    }
+
     /// Whether a connection that another request is opening may carry this one too.
     pub(super) fn may_share(&self) -> bool {
         let upstream = self.upstream.borrow();

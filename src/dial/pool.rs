@@ -44,6 +44,11 @@ impl<B> Pool<B> {
                 return None;
             }
         }
+        // Connections that show a former certificate, or were opened by former bundles, are not only passed over: they are let go.
+        self.0.retain(|_, lanes| {
+            lanes.retain(|lane| !lane.is_superseded_by(hop));
+            !lanes.is_empty()
+        });
         let lane = Rc::new(Lane::new(hop)?);
         self.0.entry(hash).or_default().push(Rc::clone(&lane));
         Some(lane)

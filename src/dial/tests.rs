@@ -48,7 +48,7 @@ fn upstream(change: impl FnOnce(&mut Upstream)) -> Arc<Upstream> {
         owner: "team@example.com".into(),
         origins: Vec::new(),
         reach: vec!["127.0.0.0/8".parse().unwrap()],
-        tls: TlsProfile { roots: Roots::System, server_name: None },
+        tls: TlsProfile { roots: Roots::System, server_name: None, spiffe_id: None, client_certificate: false },
         protocol: Protocol::Auto,
         credentials: Vec::new(),
         stage: Stage::Enforce,
@@ -67,7 +67,7 @@ fn destination(scheme: Scheme, host: &str, port: u16) -> Destination {
 }
 
 fn hop<'a>(upstream: &'a Arc<Upstream>, destination: &'a Destination) -> Hop<'a> {
-    Hop { upstream, destination, generation: 1, workload: None, upgrade: false }
+    Hop { upstream, destination, generation: 1, workload: None, standing: None, upgrade: false }
 }
 
 fn get(path: &str) -> Request<TestBody> {
@@ -383,7 +383,8 @@ async fn who_cannot_prove_the_name_gets_nothing() {
         let (_, answer) = send(&dialer, &hop(&stranger, &place), get("/")).await;
         assert_eq!(answer.unwrap_err().refusal().code, Code::UpstreamUntrusted);
         let named = upstream(|upstream| {
-            upstream.tls = TlsProfile { roots: roots.clone(), server_name: Some(Host::parse("other.example").unwrap()) };
+            upstream.tls.roots = roots.clone();
+            upstream.tls.server_name = Some(Host::parse("other.example").unwrap());
         });
         assert!(send(&dialer, &hop(&named, &place), get("/")).await.1.is_ok(), "the profile may name another");
         let h2_only = upstream(|upstream| {

@@ -8,19 +8,27 @@ use crate::capture::Destination;
 use crate::clock::Timestamp;
 use crate::credentials::Credential;
 use crate::edits::Edits;
+use crate::identity::{IdentitySource, Standing};
 use crate::inject;
 use crate::live::{LEASE_HEADER, Live, Touched};
 use crate::policy::{self, Permit, Plan};
 use crate::refusal::{Code, Refusal};
 
 /// A judged request: permit, credential and strip's edits. It yields the edits of each attempt.
-#[derive(Debug)]
 #[must_use]
 pub struct Clearance {
     pub(super) permit: Permit,
     pub(super) destination: Destination,
     pub(super) credential: Option<Arc<Credential>>,
     pub(super) strip: Edits,
+    /// Who said who asks: asked again before each attempt.
+    pub(super) source: Arc<dyn IdentitySource>,
+}
+
+impl std::fmt::Debug for Clearance {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Clearance").field("permit", &self.permit).field("destination", &self.destination).finish_non_exhaustive()
+    }
 }
 
 impl Clearance {
@@ -41,6 +49,30 @@ impl Clearance {
         self.credential.as_ref()
     }
 
+    /// What the connection itself proves by the Workload API, where the upstream asks for it: as it stands now, for one attempt.
+    ///
+    /// # Errors
+    /// The caller is not exeat's own pod, or that pod has no certificate now.
+    pub fn standing(&self) -> Result<Option<Arc<Standing>>, Refusal> {
+        let (tls, workload) = (&self.permit.upstream().tls, self.permit.workload());
+        if !tls.needs_svid() {
+            return Ok(None);
+        }
+        let Some(standing) = self.source.standing() else {
+            let why = format!(
+                "upstream `{}` takes the pod's own SVID, but `{}` was proven by `{}`: accept a `spiffe` identity on the listener",
+                self.permit.upstream().name,
+                workload.id,
+                workload.attestation.name()
+            );
+            return Err(Refusal::new(Code::CredentialUnavailable, why));
+        };
+        match &standing.svid {
+            Some(svid) if svid.workload.id == workload.id => Ok(Some(standing)),
+            Some(_) | None => Err(Refusal::new(Code::Unauthenticated, format!("the SVID of `{}` was withdrawn", workload.id))),
+        }
+    }
+
     /// Takes a fresh credential of the same permit, after the upstream rejected the former.
     pub fn renewed(&mut self, credential: Arc<Credential>) {
         self.credential = Some(credential);
@@ -49,15 +81,22 @@ impl Clearance {
     /// Whether this clearance still holds: asked before every attempt.
     ///
     /// # Errors
-    /// Something of it was revoked, the rule's time is over, or the credential's.
+    /// Something of it was revoked, the rule's time is over, or the credential's; the caller is no longer who it was.
     pub fn still_stands(&self, live: &Live, now: Timestamp) -> Result<(), Refusal> {
         let grant = self.credential.as_ref().map(|credential| &*credential.grant.0);
         if let Some(block) = live.blocks().on(&Touched { grant, ..self.permit.touched() }) {
             return Err(policy::revoked(block));
         }
+        if !self.source.still_attests(self.permit.workload()) {
+            let why = format!("`{}` is no longer proven by identity `{}`", self.permit.workload().id, self.source.name());
+            return Err(Refusal::new(Code::Unauthenticated, why));
+        }
         self.permit.lease_stands(live, now)?;
         if self.permit.until_by_rule().is_some_and(|until| until <= now) {
             return Err(Refusal::new(Code::NoRule, "the rule that allowed this request ended before it was sent"));
+        }
+        if self.permit.workload().attestation.expires().is_some_and(|end| end <= now) {
+            return Err(Refusal::new(Code::Unauthenticated, "the proof of the caller's identity ended before this request was sent"));
         }
         if self.credential.as_ref().and_then(|credential| credential.not_after).is_some_and(|end| end <= now) {
             return Err(Refusal::new(Code::CredentialUnavailable, "the credential of this request ended before it was sent"));

@@ -11,12 +11,12 @@ use super::clearance::Clearance;
 use crate::action::Action;
 use crate::audit::Access;
 use crate::capture::{self, Arrival, Destination, Host, Scheme, Target};
-use crate::catalogue::{Origin, Upstream};
+use crate::catalogue::{JWT_SVID, Origin, Upstream};
 use crate::clock::Clock;
 use crate::credentials::{Broker, Credential, IssueError};
-use crate::identity::{Caller, Identified, Workload};
+use crate::identity::{Attestation, Caller, Identified, IdentitySource, Workload};
 use crate::live::Live;
-use crate::policy::{self, AccessRequest, Decision, Leased, Permit, Plan, share_of};
+use crate::policy::{self, AccessRequest, Decision, GrantTerms, Leased, Permit, Plan, share_of};
 use crate::refusal::{Code, Refusal};
 use crate::secret::FingerprintKey;
 use crate::snapshot::Snapshot;
@@ -56,8 +56,8 @@ impl Gate {
     /// The refusal, with its internal line for the record.
     pub async fn pass(&self, snapshot: &Snapshot, arrival: &Arrival, parts: &Parts, access: &mut Access) -> Result<Clearance, Refusal> {
         let (upstream, destination) = place(snapshot, arrival, parts, access)?;
-        let workload = self.identify(snapshot, arrival, parts, access)?;
-        self.judge(snapshot, arrival, parts, access, Judged { upstream: &upstream, destination, workload: &workload, tunnel: false }).await
+        let proof = self.identify(snapshot, arrival, parts, access).await?;
+        self.judge(snapshot, arrival, parts, access, Judged { upstream: &upstream, destination, proof, tunnel: false }).await
     }
 
     /// Judges a CONNECT: by host alone.
@@ -66,19 +66,13 @@ impl Gate {
     /// The refusal, with its internal line for the record.
     pub async fn connect(&self, snapshot: &Snapshot, arrival: &Arrival, parts: &Parts, access: &mut Access) -> Result<Connect, Refusal> {
         let (upstream, destination) = place(snapshot, arrival, parts, access)?;
-        let workload = self.identify(snapshot, arrival, parts, access)?;
+        let proof = self.identify(snapshot, arrival, parts, access).await?;
         if upstream.intercept {
             return Ok(Connect::Intercept(upstream, destination));
         }
         access.tunnel = true;
-        let judged = Judged { upstream: &upstream, destination, workload: &workload, tunnel: true };
+        let judged = Judged { upstream: &upstream, destination, proof, tunnel: true };
         Ok(Connect::Tunnel(Box::new(self.judge(snapshot, arrival, parts, access, judged).await?)))
-    }
-
-    /// Whether this connection still proves this workload: its identity source may have lost it.
-    #[must_use]
-    pub fn still_is(&self, snapshot: &Snapshot, arrival: &Arrival, parts: &Parts, workload: &Workload) -> bool {
-        self.who(snapshot, arrival, parts).is_ok_and(|now| now.id == workload.id)
     }
 
     /// Whether a live passage would still be allowed by this snapshot, and by which permit; `parts` is the head that was judged, `lease` the
@@ -97,7 +91,7 @@ impl Gate {
     ) -> Result<Permit, Refusal> {
         ready(snapshot)?;
         let (upstream, destination) = find(snapshot, arrival, parts)?;
-        let workload = self.who(snapshot, arrival, parts)?;
+        let workload = self.who(snapshot, arrival, parts).map_err(Unproven::refusal)?.workload;
         let (action, stripped) = self.read(snapshot, &upstream, parts)?;
         let request = AccessRequest {
             workload: &workload,
@@ -111,6 +105,16 @@ impl Gate {
         };
         let allowed = snapshot.policies.still_allows(&request, &stripped, &self.live, self.clock.now(), lease);
         allowed.map_err(|denied| denied.refusal())
+    }
+
+    /// Whether the caller of this request still proves to be this workload. A source that will know in a moment takes nothing away.
+    #[must_use]
+    pub fn still_proves(&self, snapshot: &Snapshot, arrival: &Arrival, parts: &Parts, workload: &Workload) -> bool {
+        match self.who(snapshot, arrival, parts) {
+            Ok(proof) => proof.workload.id == workload.id,
+            Err(Unproven::Unsettled(_)) => true,
+            Err(Unproven::Refused(_)) => false,
+        }
     }
 
     /// An upstream answered 401 to the credential of this clearance: another one of the same permit, if the broker finds that the used one
@@ -140,26 +144,37 @@ impl Gate {
         }
     }
 
-    fn identify(&self, snapshot: &Snapshot, arrival: &Arrival, parts: &Parts, access: &mut Access) -> Result<Arc<Workload>, Refusal> {
-        let workload = self.who(snapshot, arrival, parts)?;
-        access.workload = Some(Arc::clone(&workload));
-        Ok(workload)
+    async fn identify(&self, snapshot: &Snapshot, arrival: &Arrival, parts: &Parts, access: &mut Access) -> Result<Proof, Refusal> {
+        let proof = match self.who(snapshot, arrival, parts) {
+            Err(Unproven::Unsettled(source)) => {
+                source.settle().await;
+                self.who(snapshot, arrival, parts).map_err(Unproven::refusal)?
+            }
+            known => known.map_err(Unproven::refusal)?,
+        };
+        access.workload = Some(Arc::clone(&proof.workload));
+        Ok(proof)
     }
 
     /// Asks the listener's sources in order; the first that has a say decides.
-    fn who(&self, snapshot: &Snapshot, arrival: &Arrival, parts: &Parts) -> Result<Arc<Workload>, Refusal> {
+    fn who<'a>(&self, snapshot: &'a Snapshot, arrival: &Arrival, parts: &Parts) -> Result<Proof, Unproven<'a>> {
         let sources = snapshot.identities.get(&arrival.listener).map(AsRef::as_ref).unwrap_or_default();
         let caller = Caller { arrival, headers: &parts.headers, now: self.clock.now() };
+        let refused = |code, why| {
+            let challenge = arrival.tunnel.is_none() && code == Code::Unauthenticated && sources.iter().any(|source| source.challenges());
+            Err(Unproven::Refused(Refusal::new(code, why).challenged(challenge)))
+        };
         for source in sources {
+            let named = |why: String| format!("identity `{}`: {why}", source.name());
             match source.identify(&caller) {
-                Identified::Attested(workload) => return Ok(workload),
-                Identified::Rejected(why) => {
-                    return Err(Refusal::new(Code::Unauthenticated, format!("identity `{}`: {why}", source.name())));
-                }
+                Identified::Attested(workload) => return Ok(Proof { workload, source: Arc::clone(source) }),
+                Identified::Rejected(why) => return refused(Code::Unauthenticated, named(why)),
+                Identified::NotReady(why) => return refused(Code::NotReady, named(why)),
+                Identified::Unsettled => return Err(Unproven::Unsettled(&**source)),
                 Identified::NotApplicable => {}
             }
         }
-        Err(Refusal::new(Code::Unauthenticated, format!("no identity of listener `{}` can be proven on this connection", arrival.listener)))
+        refused(Code::Unauthenticated, format!("no identity of listener `{}` can be proven on this connection", arrival.listener))
     }
 
     async fn judge(
@@ -170,7 +185,8 @@ impl Gate {
         access: &mut Access,
         judged: Judged<'_>,
     ) -> Result<Clearance, Refusal> {
-        let Judged { upstream, destination, workload, tunnel } = judged;
+        let Judged { upstream, destination, proof, tunnel } = judged;
+        let workload = &proof.workload;
         let (action, stripped) = self.read(snapshot, upstream, parts)?;
         access.grpc = action.grpc.is_some();
         let (share, peer) = (share_of(&access.trace.trace), &arrival.peer);
@@ -179,6 +195,10 @@ impl Gate {
         let now = self.clock.now();
         let (findings, strip) = stripped.into_parts();
         access.findings = findings;
+        if workload.attestation.is_presented() && arrival.tunnel.is_none() {
+            // What proved the caller to exeat is no credential for the upstream; it never goes there either way.
+            access.findings.retain(|finding| &*finding.place != "header:proxy-authorization");
+        }
         access.would_be = would_be;
         access.decided = self.clock.instant().saturating_duration_since(access.began);
         let permit = outcome.map_err(|denied| {
@@ -196,7 +216,8 @@ impl Gate {
                 None
             }
             Plan::Bare => None,
-            Plan::Swap(_) => {
+            Plan::Swap(terms) => {
+                own_identity_only(terms, workload)?;
                 let cached = self.broker.cached(&permit, &snapshot.definitions, now);
                 access.cached = cached.is_some();
                 let credential = if let Some(credential) = cached {
@@ -210,7 +231,8 @@ impl Gate {
                 Some(credential)
             }
         };
-        Ok(Clearance { permit, destination, credential, strip })
+        let Proof { source, .. } = proof;
+        Ok(Clearance { permit, destination, credential, strip, source })
     }
 
     /// Decides; waits for the household only when a lease has uses left of which none is written down yet.
@@ -249,11 +271,51 @@ fn place(snapshot: &Snapshot, arrival: &Arrival, parts: &Parts, access: &mut Acc
     Ok((upstream, destination))
 }
 
+/// Why nobody is proven.
+enum Unproven<'a> {
+    /// Not here, or not yet.
+    Refused(Refusal),
+    /// This source may know in a moment.
+    Unsettled(&'a dyn IdentitySource),
+}
+
+impl Unproven<'_> {
+    fn refusal(self) -> Refusal {
+        match self {
+            Self::Refused(refusal) => refusal,
+            Self::Unsettled(source) => {
+                Refusal::new(Code::NotReady, format!("identity `{}`: what it needs to judge is on its way", source.name()))
+            }
+        }
+    }
+}
+
 struct Judged<'a> {
     upstream: &'a Arc<Upstream>,
     destination: Destination,
-    workload: &'a Arc<Workload>,
+    proof: Proof,
     tunnel: bool,
+}
+
+/// Who is asking, and who says so.
+struct Proof {
+    workload: Arc<Workload>,
+    source: Arc<dyn IdentitySource>,
+}
+
+/// exeat's own identity is a credential only for callers that are this very pod: a workload that the configuration or the kernel gives
+/// the same SPIFFE ID is not.
+fn own_identity_only(terms: &GrantTerms, workload: &Workload) -> Result<(), Refusal> {
+    if terms.profile.kind != JWT_SVID || workload.attestation == Attestation::Spiffe {
+        return Ok(());
+    }
+    let why = format!(
+        "credential `{}` is the pod's own JWT-SVID, but `{}` was proven by `{}`: accept a `spiffe` identity on the listener",
+        terms.profile.name,
+        workload.id,
+        workload.attestation.name()
+    );
+    Err(Refusal::new(Code::CredentialUnavailable, why))
 }
 
 fn ready(snapshot: &Snapshot) -> Result<(), Refusal> {

@@ -1,16 +1,20 @@
 //! An identity as written, and the [`IdentitySource`] that it means.
 
+use std::path::Path;
 use std::sync::Arc;
 
 use schemars::JsonSchema;
 use serde::Deserialize;
-use serde::de::IgnoredAny;
 
+use super::client_cert::{ClientCert, ClientCertConfig};
 use super::fixed::Fixed;
+use super::kubernetes::{KubernetesConfig, KubernetesSpec};
+use super::pod::PodSettings;
 use super::spiffe_id::SpiffeId;
 use super::unix_peer::{UnixPeer, UnixPeerConfig};
 use super::workload::IdentitySource;
-use crate::written::{Report, Spanned};
+use super::workload_api::Endpoint;
+use crate::written::{Place, Report, Spanned};
 
 /// One identity as written: exactly one kind.
 #[derive(Debug, Deserialize, JsonSchema)]
@@ -20,12 +24,12 @@ pub struct IdentityConfig {
     fixed: Option<FixedConfig>,
     /// The kernel names the process at the other end.
     unix_peer: Option<UnixPeerConfig>,
-    #[schemars(skip)]
-    spiffe: Option<Spanned<IgnoredAny>>,
-    #[schemars(skip)]
-    client_cert: Option<Spanned<IgnoredAny>>,
-    #[schemars(skip)]
-    kubernetes: Option<Spanned<IgnoredAny>>,
+    /// A service account proves itself with a token of its cluster.
+    kubernetes: Option<KubernetesConfig>,
+    /// The caller shows an X.509-SVID to a TLS listener.
+    client_cert: Option<ClientCertConfig>,
+    /// The pod's own identity, from the SPIFFE Workload API: whoever connects to the listener is this pod.
+    spiffe: Option<Spanned<SpiffeConfig>>,
 }
 
 /// A workload by configuration.
@@ -36,19 +40,54 @@ struct FixedConfig {
     id: Spanned<String>,
 }
 
+/// The pod's own identity.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+struct SpiffeConfig {
+    /// The Workload API: `unix:///PATH` or `tcp://IP:PORT`. Default: `SPIFFE_ENDPOINT_SOCKET` of the environment.
+    socket: Option<Spanned<String>>,
+    /// Which of several SVIDs: the one that the server gives this hint. Default: the first.
+    hint: Option<Spanned<String>>,
+}
+
 /// An identity in meaning form.
 #[derive(Clone)]
 pub struct Identity {
     /// Its name in the configuration.
     pub name: Arc<str>,
-    /// `fixed`, `unix_peer`.
+    /// `fixed`, `unix_peer`, `kubernetes`, `client_cert`, `spiffe`.
     pub kind: &'static str,
     /// Makes every connection of a listener one workload, so it stands alone in a listener's list.
     pub alone: bool,
     /// What a connection over TCP cannot prove of it, beyond the uid: for `check`.
     pub beyond_tcp: BeyondTcp,
+    /// Takes a proof in `Proxy-Authorization`, which only `forward` listeners can be sent.
+    pub presented: bool,
     /// Who judges the caller.
-    pub source: Arc<dyn IdentitySource>,
+    pub source: Source,
+}
+
+/// Who judges the caller: some can be made at once, others need what outlives a configuration.
+#[derive(Clone)]
+pub enum Source {
+    /// The configuration says all that it needs.
+    Ready(Arc<dyn IdentitySource>),
+    /// It needs the keys of a cluster, which are kept over reloads.
+    Kubernetes(Arc<KubernetesSpec>),
+    /// It lives on news of the Workload API, across reloads.
+    Pod(PodSettings),
+}
+
+/// What an identity needs to know of the rest of the file while it is judged.
+pub struct Around<'a> {
+    /// The trust domain, where it is one.
+    pub trust_domain: Option<&'a str>,
+    /// `SPIFFE_ENDPOINT_SOCKET`, where it is set.
+    pub endpoint_socket: Option<&'a str>,
+    /// What relative paths are relative to.
+    pub base: &'a Path,
+    /// Reads a file named in the configuration, relative to it; the error says what went wrong.
+    pub read: &'a mut dyn FnMut(&Path) -> Result<Vec<u8>, String>,
 }
 
 /// What an identity needs that only a unix socket can prove.
@@ -69,24 +108,27 @@ impl std::fmt::Debug for Identity {
 }
 
 impl IdentityConfig {
+    /// Whether it comes from the Workload API.
+    #[must_use]
+    pub const fn is_spiffe(&self) -> bool {
+        self.spiffe.is_some()
+    }
+
     /// Judges it; mistakes go to the report.
-    pub fn build(self, name: &Spanned<String>, trust_domain: Option<&str>, report: &mut Report) -> Option<Identity> {
-        for (kind, written) in [("spiffe", &self.spiffe), ("client_cert", &self.client_cert), ("kubernetes", &self.kubernetes)] {
-            if let Some(written) = written {
-                let hint = "this binary knows `fixed` and `unix_peer`; `exeat version --json` lists what a binary knows";
-                report.error_hint(written.at, format!("this binary does not know the identity kind `{kind}`"), hint);
-                return None;
-            }
-        }
+    pub fn build(self, name: &Spanned<String>, around: &mut Around<'_>, report: &mut Report) -> Option<Identity> {
         let shared: Arc<str> = name.value.as_str().into();
-        match (self.fixed, self.unix_peer) {
-            (Some(fixed), None) => {
-                let id = workload_id(&fixed.id, trust_domain, report)?;
+        let identity = |kind, source| {
+            let name = Arc::clone(&shared);
+            Identity { name, kind, alone: false, beyond_tcp: BeyondTcp::Nothing, presented: false, source }
+        };
+        match (self.fixed, self.unix_peer, self.kubernetes, self.client_cert, self.spiffe) {
+            (Some(fixed), None, None, None, None) => {
+                let id = workload_id(&fixed.id, around.trust_domain, report)?;
                 let source = Arc::new(Fixed::new(Arc::clone(&shared), id));
-                Some(Identity { name: shared, kind: "fixed", alone: true, beyond_tcp: BeyondTcp::Nothing, source })
+                Some(Identity { alone: true, ..identity("fixed", Source::Ready(source)) })
             }
-            (None, Some(unix)) => {
-                let workloads = unix.build(trust_domain, report)?;
+            (None, Some(unix), None, None, None) => {
+                let workloads = unix.build(around.trust_domain, report)?;
                 let needs = workloads.iter().filter(|(claim, _)| claim.needs_process()).count();
                 let beyond_tcp = match needs {
                     0 => BeyondTcp::Nothing,
@@ -94,21 +136,62 @@ impl IdentityConfig {
                     _ => BeyondTcp::All,
                 };
                 let source = Arc::new(UnixPeer::new(Arc::clone(&shared), workloads));
-                Some(Identity { name: shared, kind: "unix_peer", alone: false, beyond_tcp, source })
+                Some(Identity { beyond_tcp, ..identity("unix_peer", Source::Ready(source)) })
             }
-            (None, None) => {
+            (None, None, Some(kubernetes), None, None) => {
+                let spec = Arc::new(kubernetes.build(around, report)?);
+                let presented = spec.is_presented();
+                Some(Identity { alone: !presented, presented, ..identity("kubernetes", Source::Kubernetes(spec)) })
+            }
+            (None, None, None, Some(certificate), None) => {
+                let source = Arc::new(ClientCert::new(Arc::clone(&shared), certificate.build(around, report)?));
+                Some(identity("client_cert", Source::Ready(source)))
+            }
+            (None, None, None, None, Some(spiffe)) => {
+                let settings = spiffe.value.build(spiffe.at, around, report)?;
+                Some(Identity { alone: true, ..identity("spiffe", Source::Pod(settings)) })
+            }
+            (None, None, None, None, None) => {
                 report.error_hint(
                     name.at,
                     format!("identity `{}` names no kind", name.value),
-                    "write `fixed: { id }` or `unix_peer: { workloads }`",
+                    "write `fixed: { id }`, `unix_peer: { workloads }`, `kubernetes: { issuer, audience }`, `client_cert: { trust: { file } }` or `spiffe: { socket }`",
                 );
                 None
             }
-            (Some(_), Some(_)) => {
+            _ => {
                 report.error_hint(name.at, format!("identity `{}` names two kinds", name.value), "make two identities of it");
                 None
             }
         }
+    }
+}
+
+impl SpiffeConfig {
+    fn build(self, written: Place, around: &Around<'_>, report: &mut Report) -> Option<PodSettings> {
+        let (text, at) = match (&self.socket, around.endpoint_socket) {
+            (Some(socket), _) => (socket.value.as_str(), socket.at),
+            (None, Some(variable)) => (variable, written),
+            (None, None) => {
+                let hint = "write `socket: \"unix:///PATH\"`, or set SPIFFE_ENDPOINT_SOCKET for exeat";
+                report.error_hint(written, "the identity does not say where the Workload API is", hint);
+                return None;
+            }
+        };
+        let endpoint = match Endpoint::parse(text) {
+            Ok(endpoint) => endpoint,
+            Err(error) => {
+                let hint = "unix:///run/spire/agent/public/api.sock, or tcp://127.0.0.1:8081";
+                report.error_hint(at, format!("`{text}` is no Workload API endpoint: {error}"), hint);
+                return None;
+            }
+        };
+        if let Some(hint) = self.hint.as_ref().filter(|hint| hint.is_empty() || hint.len() > 1024) {
+            report.error_hint(hint.at, "a hint has 1 to 1024 bytes", "leave it out for the first identity that the server gives");
+            return None;
+        }
+        let hint = self.hint.map(|hint| hint.value.into());
+        Some(PodSettings { endpoint, hint, trust_domain: around.trust_domain?.into() })
     }
 }
 

@@ -4,15 +4,27 @@
 //! its reason. It never believes a name or an environment of the caller, of its fields only a proof that somebody else has signed, and a
 //! rejected proof never falls through to another source.
 
+mod client_cert;
 mod config;
 mod fixed;
+mod follow;
+mod kubernetes;
+mod pod;
 mod spiffe_id;
+mod standing;
 pub mod svid;
 mod unix_peer;
 mod workload;
+mod workload_api;
 
-pub use config::{BeyondTcp, Identity, IdentityConfig};
+pub use client_cert::{Certificate, ClientCert};
+pub use config::{Around, BeyondTcp, Identity, IdentityConfig, Source};
 pub use fixed::Fixed;
+pub use follow::follow;
+pub use kubernetes::{Bound, Issuers, Kubernetes, KubernetesSpec, ServiceAccount, TokenRefused};
+pub use pod::{Pod, PodFault, PodIdentity, PodSettings, Pods};
 pub use spiffe_id::{SpiffeId, SpiffeIdError, is_path_segment, is_trust_domain};
+pub use standing::{HeldSvid, Standing};
 pub use unix_peer::{UnixClaim, UnixPeer};
 pub use workload::{Attestation, Caller, Identified, IdentitySource, Workload};
+pub use workload_api::{Endpoint, EndpointError};

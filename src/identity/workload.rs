@@ -1,10 +1,15 @@
 //! `Workload`: a proven caller.
 
+use std::pin::Pin;
 use std::sync::Arc;
 
 use http::HeaderMap;
+use rustls_pki_types::CertificateDer;
 
+use super::client_cert::Certificate;
+use super::kubernetes::ServiceAccount;
 use super::spiffe_id::SpiffeId;
+use super::standing::Standing;
 use super::unix_peer::UnixClaim;
 use crate::capture::{Arrival, Asks, Peer};
 use crate::clock::Timestamp;
@@ -16,15 +21,24 @@ pub enum Attestation {
     Fixed,
     /// The kernel named the process at the other end, and the configuration gives what was proven of it an identity.
     UnixPeer(UnixClaim),
+    /// A Kubernetes cluster signed a token for this service account, and the caller presented it or has it mounted.
+    Kubernetes(Arc<ServiceAccount>),
+    /// The caller showed an X.509-SVID in the TLS handshake, and proved that its key is its own.
+    ClientCert(Arc<Certificate>),
+    /// The Workload API gives exeat this identity: exeat and the workload are one pod.
+    Spiffe,
 }
 
 impl Attestation {
-    /// The word in records: `fixed`, `unix_peer`.
+    /// The word in records: `fixed`, `unix_peer`, `spiffe`.
     #[must_use]
     pub const fn name(&self) -> &'static str {
         match self {
             Self::Fixed => "fixed",
             Self::UnixPeer(_) => "unix_peer",
+            Self::Kubernetes(_) => "kubernetes",
+            Self::ClientCert(_) => "client_cert",
+            Self::Spiffe => "spiffe",
         }
     }
 
@@ -32,8 +46,28 @@ impl Attestation {
     #[must_use]
     pub fn pod(&self) -> Option<&str> {
         match self {
-            Self::Fixed => None,
+            Self::Fixed | Self::ClientCert(_) | Self::Spiffe => None,
             Self::UnixPeer(claim) => claim.pod.as_deref(),
+            Self::Kubernetes(account) => account.pod.as_ref().map(|pod| &*pod.uid),
+        }
+    }
+
+    /// Whether it was proven by what the caller presented in `Proxy-Authorization`, rather than by its connection.
+    #[must_use]
+    pub fn is_presented(&self) -> bool {
+        match self {
+            Self::Fixed | Self::UnixPeer(_) | Self::ClientCert(_) | Self::Spiffe => false,
+            Self::Kubernetes(account) => account.presented,
+        }
+    }
+
+    /// When the proof ends; a request is not sent after that.
+    #[must_use]
+    pub fn expires(&self) -> Option<Timestamp> {
+        match self {
+            Self::Fixed | Self::UnixPeer(_) | Self::Spiffe => None,
+            Self::Kubernetes(account) => Some(account.expires),
+            Self::ClientCert(certificate) => Some(certificate.expires),
         }
     }
 }
@@ -57,6 +91,10 @@ pub enum Identified {
     NotApplicable,
     /// A proof was there (or had to be) and does not hold: nobody else is asked. For the record; never a secret.
     Rejected(String),
+    /// The verdict lacks something that is on its way: [`IdentitySource::settle`] waits for it, then ask once more.
+    Unsettled,
+    /// exeat cannot judge yet; the caller may be right. For the record.
+    NotReady(String),
 }
 
 /// What a source may look at: the connection's proof, and of the request's head nothing but the fields.
@@ -79,6 +117,30 @@ pub trait IdentitySource: Send + Sync {
     fn asks(&self, _peer: &Peer) -> Asks {
         Asks::default()
     }
+    /// Whether it takes a proof in `Proxy-Authorization`, so that a refusal asks for one (RFC 9110 section 11.7.1).
+    fn challenges(&self) -> bool {
+        false
+    }
+    /// What it says of a certificate chain, leaf first, while the handshake is under way. `None`: it takes no certificates.
+    fn admits(&self, _chain: &[CertificateDer<'_>], _now: Timestamp) -> Option<Result<(), String>> {
+        None
+    }
+    /// Waits, within a bound, for what the last verdict lacked.
+    fn settle(&self) -> Pin<Box<dyn Future<Output = ()> + Send + '_>> {
+        Box::pin(std::future::ready(()))
+    }
     /// Judges the caller.
     fn identify(&self, caller: &Caller<'_>) -> Identified;
+
+    /// Whether a workload that it attested is still who it was, as far as that can be told without its caller: asked before each attempt,
+    /// beside what the attestation says of its end.
+    fn still_attests(&self, _workload: &Workload) -> bool {
+        true
+    }
+
+    /// What exeat itself may prove in the place of the workload that this source attests: its own SVID, where both are one pod. `None`
+    /// for every source whose workload is somebody else.
+    fn standing(&self) -> Option<Arc<Standing>> {
+        None
+    }
 }

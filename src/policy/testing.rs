@@ -35,7 +35,7 @@ fn upstream(index: u32, name: &str, scheme: Scheme, host: &str, credentials: &[&
         owner: "owner@example.com".into(),
         origins: vec![Origin { scheme, host: HostPattern::Exact(Host::parse(host).unwrap()), port: scheme.default_port() }],
         reach: Vec::new(),
-        tls: TlsProfile { roots: Roots::System, server_name: None },
+        tls: TlsProfile { roots: Roots::System, server_name: None, spiffe_id: None, client_certificate: false },
         protocol: Protocol::Auto,
         credentials: credentials.iter().map(|name| (*name).into()).collect(),
         stage: Stage::Enforce,

@@ -16,9 +16,9 @@ use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead as _, ReadBuf};
 use tokio::time::Sleep;
 
-use super::service;
 use super::stream::{Stream, Wire};
 use super::worker::{Seat, Worker};
+use super::{secure, service};
 use crate::capture::Arrival;
 use crate::refusal::Code;
 
@@ -201,7 +201,16 @@ fn tell(seen: &[u8]) -> Option<First> {
 }
 
 /// Serves one accepted connection to its end.
-pub(super) async fn serve(worker: Rc<Worker>, arrival: Arrival, seat: Rc<Seat>, mut stream: Stream) {
+pub(super) async fn serve(worker: Rc<Worker>, arrival: Arrival, seat: Rc<Seat>, stream: Stream) {
+    let tls = worker.snapshot().tls.get(&arrival.listener).cloned();
+    match tls {
+        Some(config) => Box::pin(secure::serve(worker, arrival, seat, stream, config)).await,
+        None => sniff(worker, arrival, seat, stream).await,
+    }
+}
+
+/// Serves a connection whose protocol its first bytes tell.
+pub(super) async fn sniff(worker: Rc<Worker>, arrival: Arrival, seat: Rc<Seat>, mut stream: Stream) {
     match first_bytes(&mut stream, &worker).await {
         Some(First::Http1) => serve_http1(&worker, arrival, &seat, stream).await,
         Some(First::Http2) => serve_http2(&worker, arrival, &seat, stream).await,

@@ -137,7 +137,7 @@ impl Worker {
                 passage.end(Ended::Lease);
             } else if passage
                 .workload()
-                .is_some_and(|workload| !self.gate().still_is(&snapshot, passage.conn().arrival(), passage.head(), &workload))
+                .is_some_and(|workload| !self.gate().still_proves(&snapshot, passage.conn().arrival(), passage.head(), &workload))
             {
                 passage.end(Ended::Withdrawn);
             }

@@ -18,7 +18,7 @@ use super::respond;
 use super::service::{taken_over, until_ended};
 use super::stream::{Stream, Transport};
 use super::tunnel::raw;
-use crate::capture::{Arrival, Destination, Host, Scheme};
+use crate::capture::{Arrival, Destination, Host, Proof, Scheme};
 use crate::catalogue::{Protocol, Upstream};
 use crate::refusal::{Code, Refusal};
 use crate::tls::{Alpn, TlsError};
@@ -45,7 +45,8 @@ async fn look_inside(guard: Guard, mut stream: Stream, alpn: Alpn, destination: 
     let worker = Rc::clone(guard.conn().worker());
     let seat = Rc::clone(guard.conn().seat());
     let outer = guard.conn().arrival().clone();
-    let inside = move |scheme, sni| Arrival { tunnel: Some(Destination { scheme, ..destination }), sni, ..outer };
+    let proof = presented(&guard);
+    let inside = move |scheme, sni| Arrival { proof, tunnel: Some(Destination { scheme, ..destination }), sni, ..outer };
     let Ok(first) = until_ended(&guard, first_bytes(&mut stream, &worker)).await else { return };
     match first {
         Some(First::Tls) => {
@@ -71,6 +72,13 @@ async fn look_inside(guard: Guard, mut stream: Stream, alpn: Alpn, destination: 
         }
         None => guard.broke("nothing came through the tunnel in time"),
     }
+}
+
+/// What the CONNECT presented, where its caller is known by that: it goes on to prove who is asking inside, until it expires.
+fn presented(guard: &Guard) -> Option<Arc<Proof>> {
+    let mut by_proof = false;
+    guard.note(|access| by_proof = access.workload.as_ref().is_some_and(|workload| workload.attestation.is_presented()));
+    by_proof.then(|| Proof::of(&guard.head().headers).map(Arc::new)).flatten()
 }
 
 /// Ends the caller's TLS as the CONNECT target. A caller without SNI is served: the name is known from CONNECT.

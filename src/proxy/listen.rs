@@ -346,7 +346,17 @@ async fn look(witness: Result<Witness, &'static str>, asks: Asks, within: Durati
 }
 
 fn arrival(door: &Door, peer: Peer) -> Arrival {
-    Arrival { listener: Arc::clone(&door.name), mode: door.mode, route: door.route.clone(), peer, process: None, tunnel: None, sni: None }
+    Arrival {
+        listener: Arc::clone(&door.name),
+        mode: door.mode,
+        route: door.route.clone(),
+        peer,
+        process: None,
+        certificates: None,
+        proof: None,
+        tunnel: None,
+        sni: None,
+    }
 }
 
 fn refuse(worker: &Worker, door: &Door, peer: Peer, tell: impl FnOnce(&[u8]) -> io::Result<usize>) {

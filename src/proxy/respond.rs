@@ -24,6 +24,10 @@ const GRPC_PUSHBACK: HeaderName = HeaderName::from_static("grpc-retry-pushback-m
 const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
 const GRPC_MESSAGE: HeaderName = HeaderName::from_static("grpc-message");
 
+/// What a listener that takes tokens asks for: the first is what clients with `http://x:TOKEN@exeat` in `HTTP_PROXY` know to answer.
+const CHALLENGES: [HeaderValue; 2] =
+    [HeaderValue::from_static("Basic realm=\"exeat\", charset=\"UTF-8\""), HeaderValue::from_static("Bearer realm=\"exeat\"")];
+
 /// What the answer to a refusal must know of the request.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Asked {
@@ -74,6 +78,11 @@ pub(super) fn refusal(refusal: &Refusal, asked: Asked) -> Response<Answer> {
     if let Some(wait) = refusal.retry_after {
         headers.insert(RETRY_AFTER, HeaderValue::from(seconds(wait)));
     }
+    if refusal.challenge {
+        for challenge in CHALLENGES {
+            headers.append(PROXY_AUTHENTICATE, challenge);
+        }
+    }
     if asked.unread && asked.version != Version::HTTP_2 {
         headers.insert(CONNECTION, HeaderValue::from_static("close"));
     }
@@ -90,7 +99,7 @@ pub(super) fn refusal(refusal: &Refusal, asked: Asked) -> Response<Answer> {
         return response;
     }
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
-    *response.status_mut() = code.status();
+    *response.status_mut() = status_of(refusal);
     let body = problem(refusal, asked.id);
     if asked.head {
         response.headers_mut().insert(http::header::CONTENT_LENGTH, HeaderValue::from(body.len()));
@@ -120,6 +129,14 @@ content-type: application/problem+json\r\ncontent-length: {length}\r\nconnection
 }
 
 /// All values are ours: names and sentences without a character that JSON escapes.
+/// The next step of a caller that may prove itself.
+const PROVE: &str = "send the workload's token in Proxy-Authorization, as HTTP_PROXY=http://x:TOKEN@HOST:PORT does";
+
+/// A refusal that asks for a proof is answered as RFC 9110 section 15.5.8 says.
+const fn status_of(refusal: &Refusal) -> StatusCode {
+    if refusal.challenge { StatusCode::PROXY_AUTHENTICATION_REQUIRED } else { refusal.code.status() }
+}
+
 fn problem(refusal: &Refusal, id: u128) -> String {
     let code = refusal.code;
     let mut text = String::with_capacity(320);
@@ -128,8 +145,8 @@ fn problem(refusal: &Refusal, id: u128) -> String {
         r#"{{"type":"urn:exeat:refusal:{name}","title":"{title}","status":{status},"code":"{name}","detail":"{next}","retry":{retry}{after},"request_id":"{id:032x}"}}"#,
         name = code.name(),
         title = code.text(),
-        status = code.status().as_u16(),
-        next = code.next_step(),
+        status = status_of(refusal).as_u16(),
+        next = if refusal.challenge { PROVE } else { code.next_step() },
         retry = code.retry_helps(),
         after = refusal.retry_after.map_or_else(String::new, |wait| format!(",\"retry_after\":{}", seconds(wait))),
     );

@@ -243,11 +243,14 @@ async fn attempt(
     request: Request<Body>,
 ) -> Result<Result<Response<ResponseBody>, DialError>, Failure> {
     let worker = passage.conn().worker();
+    let standing = clearance.standing()?;
+    let permit = clearance.permit();
     let hop = Hop {
-        upstream: clearance.permit().upstream(),
+        upstream: permit.upstream(),
         destination: clearance.destination(),
-        generation: 0,
-        workload: None,
+        generation: standing.as_ref().map_or(0, |standing| standing.generation),
+        workload: permit.upstream().tls.client_certificate.then_some(permit.workload()),
+        standing: standing.as_ref(),
         upgrade: wishes.websocket,
     };
     let mut facts = Facts::default();
@@ -297,11 +300,13 @@ async fn connect(passage: &Rc<Passage>) -> Result<Passed, Failure> {
     };
     passage.judged.set(Some(snapshot.revision));
     drop(snapshot);
-    passage.until.set(clearance.permit().until_by_rule());
+    // Nothing inside is judged again: the tunnel ends with the proof that opened it.
+    let proven_until = clearance.permit().workload().attestation.expires();
+    passage.until.set(clearance.permit().until_by_rule().into_iter().chain(proven_until).min());
     let upstream = clearance.permit().upstream();
     passage.idle.set(upstream.deadlines.idle);
     clearance.still_stands(&worker.gate().live, worker.clock().now())?;
-    let hop = Hop { upstream, destination: clearance.destination(), generation: 0, workload: None, upgrade: false };
+    let hop = Hop { upstream, destination: clearance.destination(), generation: 0, workload: None, standing: None, upgrade: false };
     let mut facts = Facts::default();
     let span = worker.ids().borrow_mut().span();
     let began = worker.clock().instant().saturating_duration_since(passage.began());

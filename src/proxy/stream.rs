@@ -45,7 +45,7 @@ pub(super) enum Transport {
     Tcp(TcpStream),
     /// A unix socket.
     Unix(UnixStream),
-    /// TLS that we ended, inside a CONNECT tunnel.
+    /// TLS that we ended: of a listener, or inside a CONNECT tunnel.
     Tls(Box<TlsStream<Stream>>),
     /// Plaintext inside a CONNECT tunnel.
     Inner(Box<Stream>),

@@ -37,6 +37,7 @@ pub struct Shared {
     pub(super) interceptor: Arc<Interceptor>,
     pub(super) via: Via,
     pub(super) spoken: Spoken,
+    /// Moves whenever what an identity lives on has changed.
     resolver: Arc<Resolver>,
     tls: Arc<ClientConfigs>,
     open: AtomicUsize,

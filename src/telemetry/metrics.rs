@@ -12,6 +12,7 @@
 //! | `exeat_grants_total` | `credential`, `change` |
 //! | `exeat_edge_refusals_total` | `listener` |
 //! | `exeat_config_last_reload_successful`, `.._success_timestamp_seconds`, `exeat_config_revision` | |
+//! | `exeat_identity_expiry_timestamp_seconds`, `exeat_identity_updates` | `identity` |
 //! | `exeat_connections`, `exeat_passages`, `exeat_revocations`, `exeat_leases` | |
 //! | `exeat_lease_changes_total` | `change` |
 //! | `exeat_passages_ended_total` | `cause` |
@@ -107,6 +108,8 @@ pub(super) struct Series {
     leases: Gauge,
     lease_changes: Family<Words, Counter>,
     ready: Gauge,
+    identity_end: Family<Words, Gauge<f64, AtomicU64>>,
+    identity_updates: Family<Words, Gauge>,
 }
 
 impl Series {
@@ -133,6 +136,8 @@ impl Series {
             leases: Gauge::default(),
             lease_changes: Family::default(),
             ready: Gauge::default(),
+            identity_end: Family::default(),
+            identity_updates: Family::default(),
             registry: Mutex::default(),
         };
         let r = &mut registry;
@@ -154,6 +159,9 @@ impl Series {
         r.register("exeat_leases", "Live leases", series.leases.clone());
         r.register("exeat_lease_changes", "Leases opened, renewed and ended", series.lease_changes.clone());
         r.register("exeat_ready", "1 when requests are judged", series.ready.clone());
+        let end = "When the certificate of an identity ends; 0 when it has none";
+        r.register("exeat_identity_expiry_timestamp_seconds", end, series.identity_end.clone());
+        r.register("exeat_identity_updates", "Changes of certificate, keys or bundles since the start", series.identity_updates.clone());
         let build: Words = vec![("version", env!("CARGO_PKG_VERSION").into())];
         r.register("exeat_build", "This binary", Info::new(build));
         r.register_collector(Box::new(Process));
@@ -263,6 +271,14 @@ impl Metrics {
             counters: counters.clone(),
         };
         edges.iter().map(edge).collect()
+    }
+
+    /// How an identity of the Workload API stands: its certificate's end in seconds since 1970, and how often it changed.
+    #[expect(clippy::cast_precision_loss, reason = "a gauge is a float; seconds fit")]
+    pub fn identity(&self, name: &Arc<str>, end: Option<i64>, updates: u64) {
+        let words: Words = vec![("identity", Arc::clone(name))];
+        self.0.identity_end.get_or_create(&words).set(end.unwrap_or_default() as f64);
+        self.0.identity_updates.get_or_create(&words).set(i64::try_from(updates).unwrap_or(i64::MAX));
     }
 
     /// Whether requests are judged.

@@ -7,11 +7,14 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use rustc_hash::FxHashMap;
 use rustls::client::Resumption;
+use rustls::client::danger::ServerCertVerifier;
+use rustls::sign::{CertifiedKey, SingleCertAndKey};
 use rustls::{ClientConfig, RootCertStore};
-use rustls_pki_types::ServerName;
+use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, ServerName};
 
 use super::error::TlsError;
 use super::roots::{self, Trust};
+use crate::secret::Secret;
 
 /// Which HTTP versions a handshake offers (RFC 7301).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -37,6 +40,51 @@ impl Alpn {
 
 const MOST_CONFIGS: usize = 256;
 const SESSIONS_PER_CONFIG: usize = 256;
+
+/// exeat's own certificate: a chain and the key that signs for it. The key is never seen again.
+#[derive(Clone)]
+pub struct OwnCertificate(Arc<CertifiedKey>);
+
+impl OwnCertificate {
+    /// From a chain, leaf first, and its key in PKCS#8 DER.
+    ///
+    /// # Errors
+    /// Not such a key, or the key of another certificate.
+    pub fn new(chain: Vec<CertificateDer<'static>>, key: &Secret) -> Result<Self, TlsError> {
+        let bad = |error: rustls::Error| TlsError::Configuration(format!("the key of its own certificate cannot be used: {error}"));
+        let der = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.expose()));
+        let signer = super::provider().key_provider.load_private_key(der.clone_key()).map_err(bad)?;
+        let certified = CertifiedKey::new(chain, signer);
+        certified.keys_match().map_err(bad)?;
+        Ok(Self(Arc::new(certified)))
+    }
+
+    /// The chain, leaf first.
+    #[must_use]
+    pub fn chain(&self) -> &[CertificateDer<'static>] {
+        &self.0.cert
+    }
+
+    /// For a TLS server that shows it.
+    #[must_use]
+    pub fn certified(&self) -> Arc<CertifiedKey> {
+        Arc::clone(&self.0)
+    }
+}
+
+impl std::fmt::Debug for OwnCertificate {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("OwnCertificate").field("chain", &self.0.cert.len()).finish_non_exhaustive()
+    }
+}
+
+/// Who the server must be.
+pub enum Peer {
+    /// Whoever proves the connection's name to these roots.
+    Named(Trust),
+    /// Whoever this verifier believes.
+    Judged(Arc<dyn ServerCertVerifier>),
+}
 
 /// Client configurations by trust and ALPN.
 #[derive(Default)]
@@ -66,6 +114,35 @@ impl ClientConfigs {
         Ok(store)
     }
 
+    /// A configuration for connections that authenticate, made anew: its owner keeps it as long as the certificate holds, so that no TLS
+    /// session outlives what it was opened with.
+    ///
+    /// # Errors
+    /// Roots that cannot be used.
+    pub fn authenticated(&self, peer: Peer, own: Option<&OwnCertificate>, alpn: Alpn) -> Result<Arc<ClientConfig>, TlsError> {
+        let builder = ClientConfig::builder_with_provider(super::provider())
+            .with_safe_default_protocol_versions()
+            .map_err(|error| TlsError::Configuration(error.to_string()))?;
+        let builder = match peer {
+            Peer::Named(trust) => builder.with_root_certificates(self.store(&trust)?),
+            Peer::Judged(verifier) => builder.dangerous().with_custom_certificate_verifier(verifier),
+        };
+        let mut config = match own {
+            Some(own) => builder.with_client_cert_resolver(Arc::new(SingleCertAndKey::from(own.certified()))),
+            None => builder.with_no_client_auth(),
+        };
+        config.alpn_protocols = alpn.protocols();
+        config.resumption = Resumption::in_memory_sessions(SESSIONS_PER_CONFIG);
+        Ok(Arc::new(config))
+    }
+
+    fn store(&self, trust: &Trust) -> Result<Arc<RootCertStore>, TlsError> {
+        match trust {
+            Trust::System => self.load_system_roots(),
+            Trust::Certificates(certificates) => Ok(Arc::new(roots::store(certificates)?)),
+        }
+    }
+
     /// The configuration for this trust and ALPN.
     ///
     /// # Errors
@@ -75,11 +152,7 @@ impl ClientConfigs {
         if let Some(config) = self.made.lock().unwrap_or_else(PoisonError::into_inner).get(&key) {
             return Ok(Arc::clone(config));
         }
-        let store = match trust {
-            Trust::System => self.load_system_roots()?,
-            Trust::Certificates(certificates) => Arc::new(roots::store(certificates)?),
-        };
-        let config = Arc::new(configure(store, alpn)?);
+        let config = Arc::new(configure(self.store(trust)?, alpn)?);
         let mut made = self.made.lock().unwrap_or_else(PoisonError::into_inner);
         if made.len() >= MOST_CONFIGS {
             // Only reloads with ever new roots come here: what is still in use is made again.

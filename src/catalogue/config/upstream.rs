@@ -11,7 +11,6 @@ use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject as _;
 use schemars::JsonSchema;
 use serde::Deserialize;
-use serde::de::IgnoredAny;
 
 use super::origin::parse_origin;
 use super::stage::StageConfig;
@@ -84,8 +83,18 @@ struct TlsConfig {
     roots: Option<RootsConfig>,
     /// The name to verify instead of the origin's host.
     server_name: Option<Spanned<String>>,
-    #[schemars(skip)]
-    client_certificate: Option<Spanned<IgnoredAny>>,
+    /// The SPIFFE ID that its certificate must prove, instead of a name, to the bundle of that trust domain.
+    spiffe_id: Option<Spanned<String>>,
+    /// `svid`: exeat shows the X.509-SVID of the caller's pod.
+    client_certificate: Option<Spanned<ClientCertificateConfig>>,
+}
+
+/// What exeat shows of itself.
+#[derive(Debug, Clone, Copy, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+enum ClientCertificateConfig {
+    /// The X.509-SVID of the caller's pod.
+    Svid,
 }
 
 #[derive(Debug, Deserialize, JsonSchema)]
@@ -125,6 +134,18 @@ impl UpstreamConfig {
     /// The credential definitions that it lists, as written.
     pub fn credential_names(&self) -> impl Iterator<Item = &str> {
         self.credentials.iter().map(|name| name.value.as_str())
+    }
+
+    /// The SPIFFE ID that its certificate must prove, as written: identities are not known here.
+    #[must_use]
+    pub const fn spiffe_id(&self) -> Option<&Spanned<String>> {
+        self.tls.spiffe_id.as_ref()
+    }
+
+    /// Where it asks for what only the Workload API gives.
+    #[must_use]
+    pub fn needs_svid(&self) -> Option<Place> {
+        self.tls.client_certificate.as_ref().map(|written| written.at).or(self.tls.spiffe_id.as_ref().map(|written| written.at))
     }
 
     /// Judges it; mistakes and warnings go to the report.
@@ -221,6 +242,13 @@ impl UpstreamConfig {
             let message = format!("upstream `{name}` has a plaintext origin: credentials can be read on the way to it");
             report.warning("plaintext-credentials", credential.at, message, "write https://, or take the credentials away");
         }
+        if let Some(at) = self.needs_svid().filter(|_| plain) {
+            report.error_hint(
+                at,
+                format!("upstream `{name}` has a plaintext origin, where nobody proves anything"),
+                "write https:// for all of its origins",
+            );
+        }
         if plain
             && origins.iter().all(|origin| origin.scheme == Scheme::Http)
             && let Some(server_name) = &self.tls.server_name
@@ -237,6 +265,10 @@ impl UpstreamConfig {
         let Some(Spanned { value: false, at }) = self.intercept else { return true };
         let message = format!("upstream `{name}` is not intercepted: what the application sends inside the tunnel is not stripped");
         report.warning("not-stripped", at, message, "remove the field where the application can trust exeat's CA");
+        if let Some(at) = self.needs_svid() {
+            let hint = "remove `tls`, or `intercept: false`";
+            report.error_hint(at, format!("upstream `{name}` is not intercepted: the application itself speaks TLS with it"), hint);
+        }
         if let Some(credential) = self.credentials.first() {
             let hint = "remove the credentials, or `intercept: false`";
             report.error_hint(
@@ -280,8 +312,9 @@ impl ReachConfig {
 
 impl TlsConfig {
     fn build(&self, around: &mut Surroundings<'_>, report: &mut Report) -> Option<TlsProfile> {
-        if let Some(written) = &self.client_certificate {
-            report.error(written.at, "this binary does not know `client_certificate`: it comes with SPIFFE identities");
+        if let Some(id) = self.spiffe_id.as_ref().filter(|_| self.roots.is_some() || self.server_name.is_some()) {
+            let hint = "a SPIFFE ID is verified by the bundle of its trust domain, and no name is: keep one of the two";
+            report.error_hint(id.at, "`spiffe_id` stands beside `roots` or `server_name`", hint);
         }
         let roots = match &self.roots {
             None | Some(RootsConfig::System) => Some(Roots::System),
@@ -297,7 +330,12 @@ impl TlsConfig {
                 }
             },
         };
-        Some(TlsProfile { roots: roots?, server_name })
+        Some(TlsProfile {
+            roots: roots?,
+            server_name,
+            spiffe_id: self.spiffe_id.as_ref().map(|id| id.value.as_str().into()),
+            client_certificate: self.client_certificate.is_some(),
+        })
     }
 }
 

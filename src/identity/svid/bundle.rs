@@ -126,6 +126,29 @@ impl Bundle {
         Ok(bundle)
     }
 
+    /// From a plain JWK Set of JWT keys, as the Workload API gives it (section 6.2.3): an entry may leave `use` out.
+    ///
+    /// # Errors
+    /// See [`BundleFault`].
+    pub fn from_jwk_set(trust_domain: &str, json: &[u8]) -> Result<Self, BundleFault> {
+        let mut bundle = Self::empty(trust_domain)?;
+        if json.len() > MAX_BUNDLE {
+            return Err(BundleFault::Size);
+        }
+        let document: Value = serde_json::from_slice(json).map_err(|_| BundleFault::Form)?;
+        let keys = document.get("keys").and_then(Value::as_array).ok_or(BundleFault::Form)?;
+        if keys.len() > MAX_KEYS {
+            return Err(BundleFault::Size);
+        }
+        for (at, key) in keys.iter().enumerate() {
+            let key = key.as_object().ok_or(BundleFault::Entry { number: at + 1, why: "it is no object" })?;
+            if key.get("use").and_then(Value::as_str).is_none_or(|usage| usage == "jwt-svid") {
+                bundle.add_jwt_key(key, at + 1)?;
+            }
+        }
+        Ok(bundle)
+    }
+
     fn add_jwt_key(&mut self, key: &Map<String, Value>, number: usize) -> Result<(), BundleFault> {
         let entry = |why| BundleFault::Entry { number, why };
         let read = ForeignKey::from_jwk(key).map_err(|_| entry("the numbers of its key are malformed"))?;
@@ -153,6 +176,7 @@ impl Bundle {
     }
 
     /// Its X.509 authorities in DER.
+    #[must_use]
     pub fn x509_authorities(&self) -> impl ExactSizeIterator<Item = &[u8]> {
         self.authorities.iter().map(|authority| &*authority.der)
     }
@@ -186,6 +210,32 @@ impl Bundles {
         self.0.insert(Arc::clone(&bundle.trust_domain), Arc::new(bundle));
     }
 
+    /// These X.509 authorities with the JWT keys of the others, by trust domain.
+    #[must_use]
+    pub fn joined(x509: &Self, jwt: &Self) -> Self {
+        let mut all = jwt.clone();
+        for name in x509.trust_domains() {
+            let Some(authorities) = x509.get(name) else { continue };
+            let joined = jwt.get(name).map_or_else(|| (**authorities).clone(), |keys| Bundle::joined(authorities, keys));
+            all.insert(joined);
+        }
+        all
+    }
+
+    /// Without JWT keys.
+    #[must_use]
+    pub fn x509_only(&self) -> Self {
+        let all = self.0.values().filter(|bundle| !bundle.authorities.is_empty());
+        all.map(|bundle| Bundle { jwt_keys: Vec::new(), ..(**bundle).clone() }).collect()
+    }
+
+    /// Without X.509 authorities.
+    #[must_use]
+    pub fn jwt_only(&self) -> Self {
+        let all = self.0.values().filter(|bundle| !bundle.jwt_keys.is_empty());
+        all.map(|bundle| Bundle { authorities: Vec::new(), ..(**bundle).clone() }).collect()
+    }
+
     /// Whether nobody is trusted.
     #[must_use]
     pub fn is_empty(&self) -> bool {
@@ -213,7 +263,7 @@ impl FromIterator<Bundle> for Bundles {
 ///
 /// # Errors
 /// [`BundleFault::Der`] or [`BundleFault::Size`].
-pub(super) fn certificates(mut list: &[u8]) -> Result<Vec<CertificateDer<'static>>, BundleFault> {
+pub(in crate::identity) fn certificates(mut list: &[u8]) -> Result<Vec<CertificateDer<'static>>, BundleFault> {
     if list.len() > MAX_BUNDLE {
         return Err(BundleFault::Size);
     }

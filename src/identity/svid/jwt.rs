@@ -12,7 +12,7 @@ use crate::jose::{Jws, TokenFault};
 /// `alg` values that a JWT-SVID may have (JWT-SVID section 2.1).
 const ALGORITHMS: &[&str] = &["RS256", "RS384", "RS512", "ES256", "ES384", "ES512", "PS256", "PS384", "PS512"];
 /// Skew that is forgiven at most.
-const MOST_LEEWAY: Duration = Duration::from_secs(60);
+const MOST_LEEWAY: Duration = Duration::from_mins(1);
 
 /// Why a token proves no identity. Holds nothing of the token but its trust domain.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -71,10 +71,9 @@ impl JwtSvid {
         meant_for(&jws, audience)?;
         let domain = id.trust_domain();
         let bundle = bundles.get(domain).ok_or_else(|| JwtFault::NoBundle(domain.into()))?;
-        let claims = jws.verify(bundle.jwt_keys()).map_err(|fault| match fault {
-            TokenFault::UnknownKey => JwtFault::UnknownKey(domain.into()),
-            other => other.into(),
-        })?;
+        let claims = jws
+            .verify(bundle.jwt_keys())
+            .map_err(|fault| if fault == TokenFault::UnknownKey { JwtFault::UnknownKey(domain.into()) } else { fault.into() })?;
         Ok(Self { id, expires, claims })
     }
 }

@@ -6,10 +6,13 @@
 
 mod bundle;
 mod jwt;
+mod peer;
 #[cfg(test)]
 mod vectors;
 mod x509;
 
+pub(super) use bundle::certificates;
 pub use bundle::{Bundle, BundleFault, Bundles};
 pub use jwt::{JwtFault, JwtSvid};
+pub use peer::PeerVerifier;
 pub use x509::{X509Fault, X509Svid};

@@ -155,10 +155,10 @@ fn uris<'a>(certificate: &'a X509Certificate<'_>) -> Result<Vec<&'a str>, X509Fa
     let names = certificate.subject_alternative_name().map_err(|_| bad.clone())?;
     let mut found = Vec::new();
     for name in names.iter().flat_map(|names| &names.value.general_names) {
-        match name {
-            GeneralName::URI(uri) => found.push(*uri),
-            GeneralName::Invalid(..) => return Err(bad),
-            _ => {}
+        if let GeneralName::URI(uri) = name {
+            found.push(*uri);
+        } else if let GeneralName::Invalid(..) = name {
+            return Err(bad);
         }
     }
     Ok(found)

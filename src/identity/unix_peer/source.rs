@@ -88,7 +88,17 @@ mod tests {
 
     fn told(source: &UnixPeer, peer: Peer, process: Option<Result<Process, &'static str>>) -> Identified {
         let process = process.map(|known| known.map(Arc::new));
-        let arrival = Arrival { listener: "l".into(), mode: Mode::Forward, route: None, peer, process, tunnel: None, sni: None };
+        let arrival = Arrival {
+            listener: "l".into(),
+            mode: Mode::Forward,
+            route: None,
+            peer,
+            process,
+            certificates: None,
+            proof: None,
+            tunnel: None,
+            sni: None,
+        };
         source.identify(&Caller { arrival: &arrival, headers: &HeaderMap::new(), now: Timestamp::UNIX_EPOCH })
     }
 
@@ -98,6 +108,7 @@ mod tests {
             Identified::Attested(workload) => workload.id.path().to_owned(),
             Identified::Rejected(why) => why,
             Identified::NotApplicable => "not applicable".to_owned(),
+            Identified::Unsettled | Identified::NotReady(_) => panic!("the kernel has told all that it tells"),
         }
     }
 

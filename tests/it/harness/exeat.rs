@@ -38,6 +38,7 @@ struct Listener {
     address: String,
     capture: String,
     identity: String,
+    more: String,
 }
 
 /// The files of an exeat that does not run yet.
@@ -122,6 +123,15 @@ impl House {
         self
     }
 
+    /// The same with more fields, as written.
+    pub fn listener_with(self, name: &str, capture: Capture<'_>, identity: &str, more: &str) -> Self {
+        let mut house = self.listener_for(name, capture, identity);
+        if let Some(listener) = house.listeners.last_mut() {
+            listener.more = format!(", {more}");
+        }
+        house
+    }
+
     /// A listener on a unix socket for these identities.
     pub fn socket(mut self, name: &str, capture: Capture<'_>, identity: &str) -> Self {
         let path = self.dir.path().join(format!("{name}.sock"));
@@ -135,7 +145,7 @@ impl House {
             Capture::Host => "host".to_owned(),
             Capture::Route(upstream) => format!("route, upstream: {upstream}"),
         };
-        self.listeners.push(Listener { name: name.to_owned(), address, capture, identity: identity.to_owned() });
+        self.listeners.push(Listener { name: name.to_owned(), address, capture, identity: identity.to_owned(), more: String::new() });
     }
 
     /// One identity, its YAML value as written.
@@ -253,7 +263,10 @@ impl House {
             .listeners
             .iter()
             .map(|one| {
-                (one.name.clone(), format!("{{ address: \"{}\", capture: {}, identity: [{}] }}", one.address, one.capture, one.identity))
+                (
+                    one.name.clone(),
+                    format!("{{ address: \"{}\", capture: {}, identity: [{}]{} }}", one.address, one.capture, one.identity, one.more),
+                )
             })
             .collect();
         text.push_str(&section("listeners", listeners));

@@ -11,6 +11,7 @@ pub mod h2;
 pub mod jwt;
 pub mod otlp;
 pub mod pki;
+pub mod spiffe;
 pub mod upstream;
 pub mod wire;
 

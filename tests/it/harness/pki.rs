@@ -58,6 +58,22 @@ pub fn server(authority: &Authority, alpn: &[&str]) -> Arc<ServerConfig> {
     Arc::new(config)
 }
 
+/// A server's side that shows the authority's leaf and demands certificates of this root.
+pub fn mutual(authority: &Authority, clients: &CertificateDer<'static>, alpn: &[&str]) -> Arc<ServerConfig> {
+    let mut roots = RootCertStore::empty();
+    roots.add(clients.clone()).expect("a root");
+    let verifier = rustls::server::WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider()).build().expect("a verifier");
+    let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(authority.key.clone()));
+    let mut config = ServerConfig::builder_with_provider(provider())
+        .with_safe_default_protocol_versions()
+        .expect("versions")
+        .with_client_cert_verifier(verifier)
+        .with_single_cert(authority.chain.clone(), key)
+        .expect("certificate");
+    config.alpn_protocols = alpn.iter().map(|name| name.as_bytes().to_vec()).collect();
+    Arc::new(config)
+}
+
 /// A client's side that trusts the certificates of this PEM alone.
 pub fn client(pem: &str, alpn: &[&str]) -> Arc<ClientConfig> {
     let mut roots = RootCertStore::empty();

@@ -26,6 +26,8 @@ const KEPT: usize = 4 << 20;
 /// One request as it arrived.
 #[derive(Debug, Clone, Default)]
 pub struct Seen {
+    /// Which connection carried it, where that is known.
+    pub connection: usize,
     pub version: &'static str,
     pub method: String,
     pub target: String,
@@ -60,6 +62,8 @@ impl Seen {
 pub struct Connection {
     pub sni: Option<String>,
     pub alpn: Option<String>,
+    /// The certificate that the client showed.
+    pub client: Option<Vec<u8>>,
     /// Bytes on the wire, TLS included.
     pub wire: u64,
     /// What was read, decrypted.
@@ -116,6 +120,11 @@ impl Upstream {
     /// TLS by an authority that nobody trusts.
     pub fn untrusted() -> Self {
         Self::start(Some(pki::server(pki::stranger(), &["h2", "http/1.1"])))
+    }
+
+    /// TLS as this configuration says.
+    pub fn https_by(config: Arc<ServerConfig>) -> Self {
+        Self::start(Some(config))
     }
 
     fn start(tls: Option<Arc<ServerConfig>>) -> Self {
@@ -286,12 +295,13 @@ async fn secure(stream: TcpStream, connection: usize, config: Arc<ServerConfig>,
         let (_, session) = secured.get_ref();
         let alpn = session.alpn_protocol().map(|name| String::from_utf8_lossy(name).into_owned());
         let mut inner = state.lock();
+        inner.connections[connection].client = session.peer_certificates().and_then(|chain| chain.first()).map(|leaf| leaf.to_vec());
         inner.connections[connection].sni = session.server_name().map(str::to_owned);
         inner.connections[connection].alpn.clone_from(&alpn);
         alpn
     };
     let io: Box<dyn Duplex> = Box::new(Tap { inner: secured, state: Arc::clone(state), connection, layer: Layer::Plain });
-    if alpn.as_deref() == Some("h2") { serve_h2(io, state).await } else { serve_h1(io, state).await }
+    if alpn.as_deref() == Some("h2") { serve_h2(io, connection, state).await } else { serve_h1(io, connection, state).await }
 }
 
 async fn plain(stream: TcpStream, connection: usize, state: &Arc<State>) -> io::Result<()> {
@@ -299,10 +309,10 @@ async fn plain(stream: TcpStream, connection: usize, state: &Arc<State>) -> io::
     let looked = stream.peek(&mut first).await?;
     let wire = Tap { inner: stream, state: Arc::clone(state), connection, layer: Layer::Wire };
     let io: Box<dyn Duplex> = Box::new(Tap { inner: wire, state: Arc::clone(state), connection, layer: Layer::Plain });
-    if &first[..looked] == b"PRI " { serve_h2(io, state).await } else { serve_h1(io, state).await }
+    if &first[..looked] == b"PRI " { serve_h2(io, connection, state).await } else { serve_h1(io, connection, state).await }
 }
 
-async fn serve_h1(mut io: Box<dyn Duplex>, state: &Arc<State>) -> io::Result<()> {
+async fn serve_h1(mut io: Box<dyn Duplex>, connection: usize, state: &Arc<State>) -> io::Result<()> {
     let mut buffer = Vec::new();
     loop {
         let end = loop {
@@ -328,6 +338,7 @@ async fn serve_h1(mut io: Box<dyn Duplex>, state: &Arc<State>) -> io::Result<()>
         let seen = {
             let mut inner = state.lock();
             inner.seen.push(Seen {
+                connection,
                 version: "HTTP/1.1",
                 method: head.method.clone(),
                 target: head.target.clone(),
@@ -349,7 +360,7 @@ async fn serve_h1(mut io: Box<dyn Duplex>, state: &Arc<State>) -> io::Result<()>
     }
 }
 
-async fn serve_h2(io: Box<dyn Duplex>, state: &Arc<State>) -> io::Result<()> {
+async fn serve_h2(io: Box<dyn Duplex>, connection: usize, state: &Arc<State>) -> io::Result<()> {
     let mut builder = h2::server::Builder::new();
     builder.initial_window_size(1 << 20).initial_connection_window_size(4 << 20).max_concurrent_streams(1000);
     let mut server = builder.handshake::<_, Bytes>(io).await.map_err(io::Error::other)?;
@@ -363,6 +374,7 @@ async fn serve_h2(io: Box<dyn Duplex>, state: &Arc<State>) -> io::Result<()> {
             let seen = {
                 let mut inner = state.lock();
                 inner.seen.push(Seen {
+                    connection,
                     version: "HTTP/2",
                     method: head.method.to_string(),
                     target: target.clone(),

@@ -1,0 +1,7 @@
+//! `client_cert`: the caller shows an X.509-SVID on a TLS listener and proves its key in the handshake.
+
+mod config;
+mod source;
+
+pub(super) use config::ClientCertConfig;
+pub use source::{Certificate, ClientCert};

@@ -1,0 +1,113 @@
+//! `ClientCert`: asks the certificate again for each request, and its signatures now and then.
+
+use std::cell::RefCell;
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::time::Duration;
+
+use rustc_hash::FxHashMap;
+use rustls_pki_types::CertificateDer;
+
+use crate::capture::Sha256;
+use crate::clock::Timestamp;
+use crate::identity::svid::{Bundles, X509Svid};
+use crate::identity::{Attestation, Caller, Identified, IdentitySource, Workload};
+
+/// Most chains that one thread knows again; a full memory is emptied and fills by verifying.
+const MOST: usize = 1_024;
+/// A verdict is used for this long: then the whole chain is judged again, with every date in it.
+const AGAIN: Duration = Duration::from_mins(1);
+
+/// The certificate that proved a caller.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Certificate {
+    /// Of its DER form: what an issuer's log can be asked for.
+    pub sha256: Sha256,
+    /// Until when it is valid.
+    pub expires: Timestamp,
+}
+
+/// A chain that was judged.
+struct Known {
+    workload: Arc<Workload>,
+    until: Timestamp,
+    /// Held so that no other chain can take its address.
+    _chain: Arc<[CertificateDer<'static>]>,
+}
+
+thread_local! {
+    /// By source and the chain's address: a connection has one.
+    static KNOWN: RefCell<FxHashMap<(u64, usize), Known>> = RefCell::default();
+}
+
+/// Workloads by X.509-SVID.
+pub struct ClientCert {
+    name: Arc<str>,
+    number: u64,
+    bundles: Arc<Bundles>,
+}
+
+impl fmt::Debug for ClientCert {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ClientCert").field("name", &self.name).finish_non_exhaustive()
+    }
+}
+
+impl ClientCert {
+    /// Under the identity's name in the configuration. Another set of bundles is another source: its verdicts are its own.
+    #[must_use]
+    pub fn new(name: impl Into<Arc<str>>, bundles: Arc<Bundles>) -> Self {
+        static NUMBER: AtomicU64 = AtomicU64::new(0);
+        Self { name: name.into(), number: NUMBER.fetch_add(1, Relaxed), bundles }
+    }
+
+    fn judge(&self, chain: &Arc<[CertificateDer<'static>]>, now: Timestamp) -> Identified {
+        let key = (self.number, chain.as_ptr() as usize);
+        let known = KNOWN.with_borrow_mut(|known| {
+            let entry = known.get(&key)?;
+            if now < entry.until {
+                return Some(Arc::clone(&entry.workload));
+            }
+            known.remove(&key);
+            None
+        });
+        if let Some(workload) = known {
+            return Identified::Attested(workload);
+        }
+        let svid = match X509Svid::verify(chain, &self.bundles, now) {
+            Ok(svid) => svid,
+            Err(why) => return Identified::Rejected(why.to_string()),
+        };
+        let until = svid.not_after.min(now + AGAIN);
+        let sha256 = Sha256::of(chain.first().map_or(&[], |leaf| leaf.as_ref()));
+        let attestation = Attestation::ClientCert(Arc::new(Certificate { sha256, expires: svid.not_after }));
+        let workload = Arc::new(Workload { id: svid.id, attestation });
+        let entry = Known { workload: Arc::clone(&workload), until, _chain: Arc::clone(chain) };
+        KNOWN.with_borrow_mut(|known| {
+            if known.len() >= MOST {
+                known.clear();
+            }
+            known.insert(key, entry);
+        });
+        Identified::Attested(workload)
+    }
+}
+
+impl IdentitySource for ClientCert {
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn admits(&self, chain: &[CertificateDer<'_>], now: Timestamp) -> Option<Result<(), String>> {
+        Some(X509Svid::verify(chain, &self.bundles, now).map(drop).map_err(|why| why.to_string()))
+    }
+
+    fn identify(&self, caller: &Caller<'_>) -> Identified {
+        match &caller.arrival.certificates {
+            Some(chain) => self.judge(chain, caller.now),
+            // The configuration lets it stand at TLS listeners alone, and those ask for a certificate.
+            None => Identified::NotApplicable,
+        }
+    }
+}

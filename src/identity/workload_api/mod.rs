@@ -1,0 +1,13 @@
+//! The SPIFFE Workload API's own words, and nobody's judgement.
+//!
+//! Enters: an [`Endpoint`]. Leaves: its streams of X.509-SVIDs and JWT bundles, and single JWT-SVIDs (SPIFFE Workload API, sections 4 to 6).
+//! What comes over it is foreign until [`svid`](crate::identity::svid) has judged it. Messages are written by hand from the protocol's
+//! definition: nine short messages need no code generator at build time.
+
+mod client;
+mod endpoint;
+mod messages;
+
+pub(super) use client::{Client, Fault, Stream};
+pub use endpoint::{Endpoint, EndpointError};
+pub(super) use messages::{JwtBundles, X509Svids};
