@@ -4,11 +4,11 @@ use std::sync::Arc;
 
 use http::request::Parts;
 
-use crate::capture::{Destination, Peer};
+use crate::capture::Destination;
 use crate::clock::Timestamp;
 use crate::credentials::Credential;
 use crate::edits::Edits;
-use crate::identity::{Identified, IdentitySource, Standing};
+use crate::identity::{IdentitySource, Standing};
 use crate::inject;
 use crate::policy::{Permit, Plan};
 use crate::refusal::{Code, Refusal};
@@ -22,7 +22,6 @@ pub struct Clearance {
     pub(super) strip: Edits,
     /// Who said who asks: asked again before each attempt.
     pub(super) source: Arc<dyn IdentitySource>,
-    pub(super) peer: Peer,
 }
 
 impl std::fmt::Debug for Clearance {
@@ -83,12 +82,9 @@ impl Clearance {
     /// # Errors
     /// The rule's time is over, or the credential's; the caller is no longer who it was.
     pub fn still_stands(&self, now: Timestamp) -> Result<(), Refusal> {
-        match self.source.identify(&self.peer) {
-            Identified::Attested(workload) if workload.id == self.permit.workload().id => {}
-            Identified::Attested(_) | Identified::NotReady(_) | Identified::NotApplicable | Identified::Rejected(_) => {
-                let why = format!("`{}` is no longer proven by identity `{}`", self.permit.workload().id, self.source.name());
-                return Err(Refusal::new(Code::Unauthenticated, why));
-            }
+        if !self.source.still_proves(self.permit.workload()) {
+            let why = format!("`{}` is no longer proven by identity `{}`", self.permit.workload().id, self.source.name());
+            return Err(Refusal::new(Code::Unauthenticated, why));
         }
         if self.permit.until().is_some_and(|until| until <= now) {
             return Err(Refusal::new(Code::NoRule, "the rule that allowed this request ended before it was sent"));

@@ -167,7 +167,7 @@ impl Gate {
             }
         };
         let Proof { source, .. } = proof;
-        Ok(Clearance { permit, destination, credential, strip: stripped.into_edits(), source, peer: arrival.peer })
+        Ok(Clearance { permit, destination, credential, strip: stripped.into_edits(), source })
     }
 
     fn read<'a>(&self, snapshot: &Snapshot, upstream: &Upstream, parts: &'a Parts) -> Result<(Action<'a>, strip::Stripped), Refusal> {

@@ -9,7 +9,7 @@ use tokio::sync::watch;
 use super::spiffe_id::SpiffeId;
 use super::standing::{HeldSvid, Standing};
 use super::svid::{Bundles, JwtFault, JwtSvid};
-use super::workload::{Identified, IdentitySource};
+use super::workload::{Identified, IdentitySource, Workload};
 use super::workload_api::{Client, Endpoint, Fault};
 use crate::capture::Peer;
 use crate::clock::Timestamp;
@@ -208,6 +208,10 @@ impl IdentitySource for PodIdentity {
             None if self.pod.met.load(Ordering::Acquire) => Identified::Rejected(self.pod.words()),
             None => Identified::NotReady(self.pod.words()),
         }
+    }
+
+    fn still_proves(&self, workload: &Workload) -> bool {
+        self.pod.standing.load().svid.as_ref().is_some_and(|svid| svid.workload.id == workload.id)
     }
 
     fn standing(&self) -> Option<Arc<Standing>> {
