@@ -267,3 +267,35 @@ impl Slot {
             && self.failure.as_ref().is_none_or(|failure| now >= failure.until)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::catalogue::{Placement, Profile};
+    use crate::credentials::GrantId;
+    use crate::secret::{FingerprintKey, Secret};
+
+    #[test]
+    fn a_jwt_svid_is_renewed_by_half_of_its_life() {
+        let issued = Timestamp::from_second(1_800_000_000).unwrap();
+        let life = Duration::from_mins(5);
+        for (kind, latest) in [(JWT_SVID, life / 2), ("local_jwt", life * 8 / 10)] {
+            let ttl = Duration::from_mins(15);
+            let profile = Profile { name: "own".into(), kind, audience: None, scopes: None, ttl, placement: Placement::Bearer };
+            let material = Secret::new("token");
+            let credential = Arc::new(Credential {
+                grant: GrantId("g".into()),
+                terms: Arc::new(GrantTerms { profile: Arc::new(profile), scopes: None, ttl }),
+                fingerprint: material.fingerprint(&FingerprintKey::ephemeral()),
+                material,
+                rendered: None,
+                issued,
+                not_after: Some(after(issued, life)),
+            });
+            for jitter in [0, 128, 255] {
+                let held = Held::new(Arc::clone(&credential), None, jitter).unwrap();
+                assert!(held.refresh_at > issued && held.refresh_at <= after(issued, latest), "{kind} {jitter}: {}", held.refresh_at);
+            }
+        }
+    }
+}

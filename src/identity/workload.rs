@@ -138,6 +138,12 @@ pub trait IdentitySource: Send + Sync {
         true
     }
 
+    /// Whether a workload that this source attested is still proven, for what can be withdrawn between two requests: asked before each
+    /// attempt, so cheap.
+    fn still_proves(&self, _workload: &Workload) -> bool {
+        true
+    }
+
     /// What exeat itself may prove in the place of the workload that this source attests: its own SVID, where both are one pod. `None`
     /// for every source whose workload is somebody else.
     fn standing(&self) -> Option<Arc<Standing>> {
