@@ -206,7 +206,7 @@ fn reads_what_a_map_cannot_say(condition: &str, asked: &Ask) -> bool {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: cases(), failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: cases(), max_global_rejects: cases().saturating_add(1024), failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn both_say_the_same(condition in condition(), asked in request(), lease in lease()) {

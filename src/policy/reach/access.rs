@@ -85,26 +85,39 @@ pub fn who_and_what(set: &PolicySet, catalogue: &Catalogue, area: &Area, at: Tim
     let asked = area.region(set);
     let mut found = Vec::new();
     for spot in spots(catalogue).into_iter().filter(|spot| area.upstream.is_none_or(|upstream| upstream.0 == spot.upstream)) {
+        let around = around(set, spot);
         for rule in set.rules.iter().filter(|rule| rule.effect == Effect::Allow && !rule.shadow && rule.expires.is_none_or(|end| at < end))
         {
-            found.extend(of_rule(set, catalogue, rule, spot, &asked, at));
+            found.extend(of_rule(set, catalogue, rule, spot, &asked, &around, at));
         }
     }
     found
 }
 
-fn of_rule(set: &PolicySet, catalogue: &Catalogue, rule: &Rule, spot: Spot, asked: &Region, at: Timestamp) -> Vec<Access> {
-    let regions = rule.regions(spot).into_iter().filter_map(|region| region.meet(asked));
-    let around: Vec<(&Rule, Vec<Region>)> = set
-        .rules
-        .iter()
-        .filter(|other| other.effect != Effect::Allow && !other.shadow)
-        .map(|other| (other, other.regions(spot)))
-        .filter(|(_, regions)| !regions.is_empty())
-        .collect();
+/// Denies and requires with what they match at a place.
+type Around<'a> = Vec<(&'a Rule, Vec<Region>)>;
+
+fn around(set: &PolicySet, spot: Spot) -> Around<'_> {
+    let others = set.rules.iter().filter(|other| other.effect != Effect::Allow && !other.shadow);
+    others.map(|other| (other, other.regions(spot))).filter(|(_, regions)| !regions.is_empty()).collect()
+}
+
+fn of_rule(
+    set: &PolicySet,
+    catalogue: &Catalogue,
+    rule: &Rule,
+    spot: Spot,
+    asked: &Region,
+    around: &Around<'_>,
+    at: Timestamp,
+) -> Vec<Access> {
+    let regions: Vec<Region> = rule.regions(spot).into_iter().filter_map(|region| region.meet(asked)).collect();
+    if regions.is_empty() {
+        return Vec::new();
+    }
     let denies: Vec<&Region> = around.iter().filter(|(other, _)| firm(other, at)).flat_map(|(_, regions)| regions).collect();
     let is_gone = |region: &Region| without(vec![region.clone()], denies.iter().copied()).is_empty();
-    let left: Vec<Region> = regions.filter(|region| !is_gone(region)).collect();
+    let left: Vec<Region> = regions.into_iter().filter(|region| !is_gone(region)).collect();
     // paths by who may take them, then who by equal paths: each line is a whole product
     let mut paths: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
     for region in &left {
@@ -119,7 +132,7 @@ fn of_rule(set: &PolicySet, catalogue: &Catalogue, rule: &Rule, spot: Spot, aske
         .into_iter()
         .map(|(paths, who)| {
             let mine = |region: &&Region| who.contains(&region.from.to_string()) && paths.contains(&region.path.to_string());
-            let (only, except) = restrictions(set, &around, &left.iter().filter(mine).collect::<Vec<_>>(), at);
+            let (only, except) = restrictions(set, around, &left.iter().filter(mine).collect::<Vec<_>>(), at);
             Access {
                 upstream: upstream.clone(),
                 tunnel: spot.tunnel,

@@ -194,6 +194,7 @@ fn parts(side: Side<'_>, table: &mut MethodTable, at: Timestamp) -> Parts {
         let all: Vec<(&Rule, Vec<Region>)> =
             side.set.rules.iter().map(|rule| (rule, common(rule))).filter(|(_, regions)| !regions.is_empty()).collect();
         let alive = |rule: &Rule| rule.effect == Effect::Allow && !rule.shadow && rule.expires.is_none_or(|end| at < end);
+        let beside: Vec<&(&Rule, Vec<Region>)> = all.iter().filter(|(rule, _)| rule.effect != Effect::Allow && !rule.shadow).collect();
         let list = found.entry((Arc::clone(&upstream.name), spot.tunnel)).or_default();
         for (rule, regions) in all.iter().filter(|(rule, _)| alive(rule)) {
             let whole = Part {
@@ -207,7 +208,7 @@ fn parts(side: Side<'_>, table: &mut MethodTable, at: Timestamp) -> Parts {
             };
             let name = format!("{} at {}", rule.name.id, rule.name.place);
             for region in regions {
-                let cut = cut(Part { region: region.clone(), ..whole.clone() }, &all, side.set, at);
+                let cut = cut(Part { region: region.clone(), ..whole.clone() }, &beside, side.set, at);
                 list.extend(cut.into_iter().map(|part| (part, name.clone())));
             }
         }
@@ -234,9 +235,9 @@ fn grant(rule: &Rule) -> String {
 }
 
 /// Cuts a part by everything that denies or requires within it.
-fn cut(whole: Part, all: &[(&Rule, Vec<Region>)], set: &PolicySet, at: Timestamp) -> Vec<Part> {
+fn cut(whole: Part, beside: &[&(&Rule, Vec<Region>)], set: &PolicySet, at: Timestamp) -> Vec<Part> {
     let mut parts = vec![whole];
-    for (other, regions) in all.iter().filter(|(other, _)| other.effect != Effect::Allow && !other.shadow) {
+    for (other, regions) in beside {
         let condition = set.when(other).unwrap_or_default();
         let begins = other.not_before.filter(|from| at < *from).map_or_else(String::new, |from| format!("from {from} on "));
         let term = match other.effect {

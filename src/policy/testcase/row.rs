@@ -42,13 +42,13 @@ struct Got {
 }
 
 impl Row {
-    pub(super) fn run(&self, set: &PolicySet, source: &Source) -> TestResult {
+    pub(super) fn run(&self, set: &PolicySet, source: &Source, explain: bool) -> TestResult {
         let got = self.question.decide(set).map_or_else(|refusal| Got::unread(&refusal), |decision| Got::of(&decision));
         let reached = [&got.rule, &got.would_be.1].into_iter().flatten().cloned().collect();
         let failure = (!self.expected.met_by(&got)).then(|| Failure {
             expected: self.expected.words(),
             got: got.words(self.expected.would_be.is_some()),
-            why: self.why(set, &got),
+            why: if explain { self.why(set, &got) } else { Vec::new() },
         });
         TestResult { name: self.name.to_string(), source: source.clone(), place: self.place, reached, failure }
     }

@@ -13,6 +13,9 @@ use crate::clock::Timestamp;
 use crate::refusal::Code;
 use crate::written::{Diagnostic, Place, Report, Severity, Source, Spanned, parse_all};
 
+/// Most failing rows of one file whose reasons are looked for: whoever has more has one reason for all, and a reload must end.
+const MOST_EXPLAINED: usize = 20;
+
 /// A test file as it was found.
 #[derive(Debug, Clone)]
 pub struct TestFile {
@@ -60,7 +63,12 @@ impl Suite {
     /// Runs every row and looks at every invariant.
     #[must_use]
     pub fn run(&self, ground: &Ground<'_>, trust_domain: &str) -> Outcome {
-        let rows = self.rows.iter().map(|row| row.run(ground.set, &self.source));
+        let mut explained = 0;
+        let rows = self.rows.iter().map(|row| {
+            let result = row.run(ground.set, &self.source, explained < MOST_EXPLAINED);
+            explained += usize::from(result.failure.is_some());
+            result
+        });
         let held = self.invariants.iter().map(|held| held.look(ground, trust_domain, &self.source));
         Outcome { file: Arc::clone(&self.source.name), results: rows.chain(held).collect() }
     }
