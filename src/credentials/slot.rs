@@ -293,7 +293,7 @@ mod tests {
                 not_after: Some(after(issued, life)),
             });
             for jitter in [0, 128, 255] {
-                let held = Held::new(Arc::clone(&credential), None, jitter).unwrap();
+                let held = Held::new(Arc::clone(&credential), None, None, jitter).unwrap();
                 assert!(held.refresh_at > issued && held.refresh_at <= after(issued, latest), "{kind} {jitter}: {}", held.refresh_at);
             }
         }

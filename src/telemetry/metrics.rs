@@ -52,6 +52,9 @@ fn times() -> Histogram {
     Histogram::new(BUCKETS)
 }
 
+/// Upstream and workload.
+type Pair = (Arc<str>, Arc<str>);
+
 /// Passages, and those among them that were refused or failed.
 #[derive(Debug, Clone, Default)]
 struct Passed(Counter, Counter);
@@ -95,7 +98,7 @@ pub(super) struct Series {
     pub(super) response_bytes: Family<Words, Counter>,
     pub(super) found: Family<Words, Counter>,
     /// By upstream and workload.
-    edges: Mutex<BTreeMap<(Arc<str>, Arc<str>), Passed>>,
+    edges: Mutex<BTreeMap<Pair, Passed>>,
     grants: Family<Words, Counter>,
     edge: Family<Words, Counter>,
     reload_ok: Gauge,
@@ -265,7 +268,7 @@ impl Metrics {
     #[must_use]
     pub fn edges(&self) -> Vec<Edge> {
         let edges = self.0.edges.lock().unwrap_or_else(PoisonError::into_inner);
-        let edge = |((upstream, workload), counters): (&(Arc<str>, Arc<str>), &Passed)| Edge {
+        let edge = |((upstream, workload), counters): (&Pair, &Passed)| Edge {
             workload: Arc::clone(workload),
             upstream: Arc::clone(upstream),
             counters: counters.clone(),
