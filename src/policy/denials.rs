@@ -159,6 +159,7 @@ fn steps_seven_and_eight() {
     const TERMS: &str =
         "  - { id: leased, effect: allow, methods: [PUT], paths: [/v1/leased], grant: none, lease: { kind: release, max_ttl: 20m } }
   - { id: once, effect: allow, methods: [PUT], paths: [/v1/once], grant: none, lease: { kind: once, max_ttl: 20m } }
+  - { id: counted, effect: allow, methods: [PUT], paths: [/v1/counted], grant: none, lease: { kind: counted, max_ttl: 20m, max_uses: 9 } }
   - { id: few, effect: allow, methods: [PUT], paths: [/v1/few], grant: none, limits: { quota: 1/day } }
 ";
     let (set, live) = (set(TERMS), Live::default());
@@ -181,7 +182,14 @@ fn steps_seven_and_eight() {
     ");
     pay(ask("stripe", "PUT /v1/few"));
     insta::assert_snapshot!(told(&ask("stripe", "PUT /v1/few")), @r"
-    limited: rule billing/few at billing.yaml:9:11 (owner team-billing@example.com): its quota is reached (1/day per workload); another request can succeed in 43200s
+    limited: rule billing/few at billing.yaml:10:11 (owner team-billing@example.com): its quota is reached (1/day per workload); another request can succeed in 43200s
+    ");
+    // Nobody writes down here that this rule may use the lease.
+    lease(&live, "counted", None);
+    let counted = ask("stripe", "PUT /v1/counted");
+    let denied = counted.with(|request, stripped| set.decide(request, stripped, &live, now())).outcome.unwrap_err();
+    insta::assert_snapshot!(format!("{}: {}", denied.code.name(), denied.refusal().detail), @r"
+    overloaded: rule billing/counted at billing.yaml:9:11 (owner team-billing@example.com): the next uses of its lease were not written down in time; `exeat status` shows whether the state can be
     ");
     live.change(|blocks| blocks.add(Block::new("upstream stripe".parse().unwrap(), "INC-9", "uid 0", now())));
     insta::assert_snapshot!(told(&ask("stripe", "PUT /v1/few")), @r"
