@@ -9,13 +9,13 @@ use http::request::Parts;
 use http::{HeaderName, HeaderValue, Method, Request, Uri};
 
 use super::ground::Ground;
-use super::request::{PeerWritten, RequestWritten};
+use super::request::{LeaseWritten, PeerWritten, RequestWritten};
 use crate::action::Action;
 use crate::capture::{self, Destination, HeadLimits, Peer};
 use crate::catalogue::{Stage, Upstream, parse_origin};
 use crate::clock::{Clock, Timestamp};
 use crate::identity::{Attestation, SpiffeId, Workload};
-use crate::live::Live;
+use crate::live::{Live, Opening};
 use crate::policy::decision::Decision;
 use crate::policy::document::OneOrMore;
 use crate::policy::explain::Explanation;
@@ -38,8 +38,8 @@ pub struct Question {
     peer: Peer,
     tunnel: bool,
     strip: strip::Rules,
-    /// Nothing is revoked where files alone are asked.
-    live: Live,
+    /// What the workload holds.
+    lease: Option<Opening>,
     /// When it is asked.
     pub at: Timestamp,
 }
@@ -86,7 +86,12 @@ impl Question {
         };
         let destination = destination?;
         let parts = parts(&written, &destination, tunnel, place, report)?;
-        Some(Self { workload: workload?, upstream, destination, parts, peer: peer?, tunnel, strip, live: Live::default(), at: at? })
+        let (workload, at) = (workload?, at?);
+        let lease = match written.find(|layer| layer.lease.as_ref()) {
+            Some(written) => Some(lease(written, &workload, at, report)?),
+            None => None,
+        };
+        Some(Self { workload, upstream, destination, parts, peer: peer?, tunnel, strip, lease, at })
     }
 
     /// The same question to rules in force: whatever the stage of the upstream, the rules are what is asked about.
@@ -129,7 +134,8 @@ impl Question {
     /// # Errors
     /// What is refused before policy is asked: `malformed`, `unsupported`, `head_too_large`.
     pub fn decide(&self, set: &PolicySet) -> Result<Decision, Refusal> {
-        self.with(|request, stripped| set.decide(request, stripped, &self.live, self.at))
+        let live = self.live();
+        self.with(|request, stripped| self.decided(set, request, stripped, &live))
     }
 
     /// Decides, explains and counts.
@@ -137,11 +143,33 @@ impl Question {
     /// # Errors
     /// As [`Question::decide`].
     pub fn answer(&self, set: &PolicySet) -> Result<Answer, Refusal> {
-        self.with(|request, stripped| Answer {
-            decision: set.decide(request, stripped, &self.live, self.at),
-            explanation: set.explain(request, stripped, &self.live, self.at),
-            cost: set.cost_of(request),
+        let live = self.live();
+        self.with(|request, stripped| {
+            // First, since it charges nothing.
+            let explanation = set.explain(request, stripped, &live, self.at);
+            Answer { decision: self.decided(set, request, stripped, &live), explanation, cost: set.cost_of(request) }
         })
+    }
+
+    fn decided(&self, set: &PolicySet, request: &AccessRequest<'_>, stripped: &strip::Stripped, live: &Live) -> Decision {
+        let decision = set.decide(request, stripped, live, self.at);
+        let Some(want) = decision.unreserved.clone() else { return decision };
+        // What the household does while a request waits.
+        live.leases().want(want);
+        if live.leases().tend(self.at).is_err() {
+            return decision;
+        }
+        set.decide(request, stripped, live, self.at)
+    }
+
+    /// Nothing is revoked and no limit is used up where files alone are asked; the workload holds its lease.
+    pub(super) fn live(&self) -> Live {
+        let live = Live::default();
+        if let Some(opening) = &self.lease {
+            // It was opened once while the question was read.
+            drop(live.leases().open_lease(opening.clone(), &[], "a test", self.at));
+        }
+        live
     }
 
     /// How long one decision takes, without the making of its question.
@@ -149,18 +177,14 @@ impl Question {
     /// # Errors
     /// As [`Question::decide`].
     pub fn timed(&self, set: &PolicySet, clock: &dyn Clock) -> Result<Duration, Refusal> {
+        let live = self.live();
         self.with(|request, stripped| {
             let began = clock.instant();
-            let decision = set.decide(request, stripped, &self.live, self.at);
+            let decision = set.decide(request, stripped, &live, self.at);
             let took = clock.instant().saturating_duration_since(began);
             drop(decision);
             took
         })
-    }
-
-    /// What is revoked and leased where it is asked.
-    pub(super) const fn live(&self) -> &Live {
-        &self.live
     }
 
     pub(super) fn with<T>(&self, use_it: impl FnOnce(&AccessRequest<'_>, &strip::Stripped) -> T) -> Result<T, Refusal> {
@@ -186,6 +210,25 @@ impl Question {
 
 fn missing(report: &mut Report, place: Place, field: &str, hint: &str) {
     report.error_hint(place, format!("the request has no `{field}`"), hint);
+}
+
+/// A lease that can be opened, or a mistake.
+fn lease(written: &LeaseWritten, workload: &Workload, at: Timestamp, report: &mut Report) -> Option<Opening> {
+    let opening = Opening {
+        workload: workload.id.to_string(),
+        kind: written.kind.value.clone(),
+        ttl: Duration::from_hours(1),
+        uses: written.uses.as_ref().map(|uses| uses.value),
+        attributes: written.attributes.iter().map(|(name, text)| (name.value.clone(), text.value.clone())).collect(),
+        ..Opening::default()
+    };
+    match Live::default().leases().open_lease(opening.clone(), &[], "a test", at) {
+        Ok(_) => Some(opening),
+        Err(error) => {
+            report.error(written.kind.at, error.to_string());
+            None
+        }
+    }
 }
 
 fn workload(written: &Layers<'_>, place: Place, report: &mut Report) -> Option<Arc<Workload>> {

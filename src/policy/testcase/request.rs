@@ -33,8 +33,24 @@ pub struct RequestWritten {
     pub(super) tunnel: Option<Spanned<bool>>,
     /// The other end of the connection, for `source.ip` and `source.uid`.
     pub(super) source: Option<PeerWritten>,
+    /// A lease that the workload holds.
+    pub(super) lease: Option<LeaseWritten>,
     /// When it is asked.
     pub(super) at: Option<WrittenTime>,
+}
+
+/// A lease that was opened for the workload just before it asks.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+#[schemars(rename = "HeldLease")]
+pub(super) struct LeaseWritten {
+    /// Its kind, as rules name it.
+    pub(super) kind: Spanned<String>,
+    /// How often it may be used. Default: as often as its time allows.
+    pub(super) uses: Option<Spanned<u32>>,
+    /// What conditions read as `lease.attrs`.
+    #[serde(default)]
+    pub(super) attributes: Entries<Spanned<String>>,
 }
 
 /// The other end of a connection.

@@ -85,7 +85,8 @@ impl Row {
         let rule = set.rules.iter().find(|rule| rule.name.id == *wanted)?;
         let mut all = Vec::new();
         let read = self.question.with(|request, stripped| {
-            let leases = self.question.live().leases().leases();
+            let live = self.question.live();
+            let leases = live.leases().leases();
             let going = Going::new(request, &leases, self.question.at);
             for path in request.action.path.iter() {
                 let misses = set.misses(rule, &Env::new(&going, stripped, path));

@@ -69,6 +69,22 @@ fn rows_that_hold_say_nothing_and_tell_which_rules_they_reached() {
 }
 
 #[test]
+fn a_row_can_hold_a_lease() {
+    const LEASED: &str = "  - { id: push, effect: allow, methods: [POST], paths: [/push], grant: none, lease: { kind: release, max_ttl: 20m, max_uses: 2 }, when: \"lease.attrs['tag'] == 'v1'\" }
+";
+    let rows = "table:
+  - { name: held, use: charge, set: { path: /push, lease: { kind: release, uses: 1, attributes: { tag: v1 } } }, expect: allow, rule: billing/push }
+  - { name: none, use: charge, set: { path: /push }, expect: deny }
+  - { name: another task, use: charge, set: { path: /push, lease: { kind: case, attributes: { tag: v1 } } }, expect: deny }
+  - { name: another tag, use: charge, set: { path: /push, lease: { kind: release, attributes: { tag: v2 } } }, expect: deny, code: no_rule }
+";
+    let failures: Vec<String> = run(LEASED, rows).unwrap().diagnostics(Severity::Error).iter().map(ToString::to_string).collect();
+    assert!(failures.is_empty(), "{failures:#?}");
+    let wrong = run(LEASED, "table:\n  - { name: x, use: charge, set: { lease: { kind: \"a kind\" } }, expect: deny }\n").unwrap_err();
+    assert!(wrong[0].render().contains("a kind"), "{}", wrong[0].render());
+}
+
+#[test]
 fn a_row_that_fails_shows_the_predicate() {
     insta::assert_snapshot!(told("table:
   - { name: keyless, use: charge, set: { headers: {} }, expect: allow, rule: billing/create }
