@@ -12,7 +12,7 @@ use crate::live::{Block, Target};
 use crate::state::{State, StateError};
 
 /// The entry's name in the state.
-const ENTRY: &str = "revocations.json";
+const ENTRY: &str = "revocations";
 /// Blocks of either origin: more is a mistake, and memory is bounded.
 pub(super) const MOST: usize = 10_000;
 
@@ -49,7 +49,7 @@ impl Kept {
     /// # Errors
     /// The entry cannot be read. exeat does not start then: it would let through what was revoked.
     pub(super) fn read(state: &State) -> Result<Self, StateError> {
-        let Some(bytes) = state.read(ENTRY)? else { return Ok(Self::default()) };
+        let Some(bytes) = state.read_overwritten(ENTRY)? else { return Ok(Self::default()) };
         let damaged = |why| StateError::Damaged { entry: ENTRY.to_owned(), why };
         let entry: Entry = serde_json::from_slice(&bytes).map_err(|_| damaged("it is not the JSON that exeat writes"))?;
         if entry.version != 1 {
@@ -72,7 +72,7 @@ impl Kept {
     /// # Errors
     /// See [`StateError`]; the former entry stands then.
     pub(super) fn write(state: &State, bytes: &[u8]) -> Result<(), StateError> {
-        state.write(ENTRY, bytes)
+        state.overwrite(ENTRY, bytes)
     }
 
     /// The block of this target: an operator's before the file's.

@@ -185,14 +185,14 @@ impl Revoke {
         // A restoration of the same target may have gone between the publication and here: this is the later word.
         self.publish(block);
         if new || kept.1 {
-            self.write(&mut kept).await?;
+            self.write(&mut kept)?;
         }
         if self.around.state.is_ephemeral() { Err("`state: ephemeral` keeps nothing".to_owned()) } else { Ok(()) }
     }
 
     /// Writes what is kept; remembers and tells when it cannot be.
-    async fn write(&self, kept: &mut (Kept, bool)) -> Result<(), String> {
-        let outcome = self.put(kept.0.bytes()).await;
+    fn write(&self, kept: &mut (Kept, bool)) -> Result<(), String> {
+        let outcome = self.put(&kept.0.bytes());
         kept.1 = outcome.is_err();
         let told = |why: &String| format!("a revocation is in force and not durable, a restart would lift it: {why}");
         (self.around.warn)("revocations_durable", outcome.as_ref().err().map(told));
@@ -202,10 +202,10 @@ impl Revoke {
         outcome
     }
 
-    async fn put(&self, bytes: Vec<u8>) -> Result<(), String> {
-        let state = Arc::clone(&self.around.state);
-        let written = tokio::task::spawn_blocking(move || Kept::write(&state, &bytes)).await;
-        written.map_err(|error| error.to_string()).and_then(|written| written.map_err(|error| error.to_string()))
+    fn put(&self, bytes: &[u8]) -> Result<(), String> {
+        // Here and not on another thread: an acknowledgement waits, and handing it over and back costs two wake-ups on a busy machine.
+        let state = &self.around.state;
+        tokio::task::block_in_place(|| Kept::write(state, bytes)).map_err(|error| error.to_string())
     }
 
     /// Lifts a block that an operator set.
@@ -221,7 +221,7 @@ impl Revoke {
         let mut next = kept.0.clone();
         let lifted = next.own.remove(target);
         if lifted.is_some() {
-            self.put(next.bytes()).await?;
+            self.put(&next.bytes())?;
             *kept = (next, false);
             (self.around.warn)("revocations_durable", None);
             let file = kept.0.file.get(target).cloned();
@@ -261,7 +261,7 @@ impl Revoke {
                 () = changed => self.read_file(watch.as_mut()).await,
                 _ = again.tick() => {
                     let mut kept = self.kept.lock().await;
-                    if kept.1 && self.write(&mut kept).await.is_ok() {
+                    if kept.1 && self.write(&mut kept).is_ok() {
                         tracing::warn!("the revocations in force are durable now");
                     }
                 }
@@ -311,7 +311,8 @@ impl Revoke {
         let grants = recall::recall(discarded, &snapshot, &self.around.ledger, &self.around.metrics);
         let number = number.unwrap_or_else(|| self.around.live.number());
         let settled = tokio::time::timeout(SETTLE, self.around.live.settled(number));
-        let (_, durable) = tokio::join!(settled, self.write(kept));
+        let durable = self.write(kept);
+        drop(settled.await);
         for block in came {
             tracing::warn!(target = %block.target, by = %block.by, "revoked");
             self.around.ledger.event(Event::Revoked {

@@ -19,6 +19,7 @@ use std::time::Duration;
 
 use nix::fcntl::OFlag;
 
+use super::slots::{self, Writing};
 use crate::secret::{FingerprintKey, Secret, random};
 
 /// What is written in `schema`: a directory of another version is refused, never guessed at.
@@ -194,6 +195,45 @@ impl State {
                 hold(entries).insert(name.to_owned(), Secret::new(bytes.to_vec()));
                 Ok(())
             }
+        }
+    }
+
+    /// Overwrites an entry in place; durable when this returns, without waiting for what else is being written to the disk. Such an
+    /// entry is read with [`State::read_overwritten`], and has one writer at a time.
+    ///
+    /// # Errors
+    /// See [`StateError`]; the former entry stands then.
+    pub fn overwrite(&self, name: &str, bytes: &[u8]) -> Result<(), StateError> {
+        check_name(name)?;
+        let Place::Directory { path, lock } = &self.place else { return self.write(name, bytes) };
+        let target = path.join(name);
+        let (content, offset) = match slots::plan(&read_file(&target)?.unwrap_or_default(), bytes) {
+            Writing::Anew(file) if file.len() as u64 > MAX_ENTRY => return Err(StateError::TooLarge { path: target }),
+            Writing::Anew(file) => return self.put(path, name, &file),
+            Writing::InPlace(content, offset) => (content, offset),
+        };
+        // Held while writing, as in `put`.
+        let held = hold(lock);
+        if held.is_none() {
+            return Err(StateError::Released { path: path.clone() });
+        }
+        let opened = OpenOptions::new().write(true).custom_flags(OFlag::O_NOFOLLOW.bits()).open(&target);
+        let written = opened.and_then(|file| slots::write(&file, &content, offset));
+        written.map_err(|source| StateError::Io { path: target, doing: "overwrite the entry", source })
+    }
+
+    /// An entry that is overwritten in place; `None` where there is none.
+    ///
+    /// # Errors
+    /// See [`StateError`]; damaged when none of its slots is whole.
+    pub fn read_overwritten(&self, name: &str) -> Result<Option<Vec<u8>>, StateError> {
+        let Some(bytes) = self.read(name)? else { return Ok(None) };
+        match &self.place {
+            Place::Memory(_) => Ok(Some(bytes)),
+            Place::Directory { .. } => match slots::newest(&bytes) {
+                Some(slot) => Ok(Some(slot.bytes.to_vec())),
+                None => Err(StateError::Damaged { entry: name.to_owned(), why: "none of its slots is whole" }),
+            },
         }
     }
 
@@ -424,6 +464,25 @@ mod tests {
         new.write("one", b"2").unwrap();
         assert!(matches!(old.write("one", b"3"), Err(StateError::Released { .. })));
         assert_eq!(old.read("one").unwrap().unwrap(), b"2");
+    }
+
+    #[test]
+    fn an_entry_that_is_overwritten_is_durable_private_and_whole() {
+        let dir = tempfile::tempdir().unwrap();
+        let state = State::open(dir.path(), NOW).unwrap();
+        assert_eq!(state.read_overwritten("live").unwrap(), None);
+        for content in [&b"one"[..], b"two", b""] {
+            state.overwrite("live", content).unwrap();
+            assert_eq!(state.read_overwritten("live").unwrap().unwrap(), content);
+        }
+        assert_eq!(mode(&dir.path().join("live")), 0o600);
+        state.release();
+        assert!(matches!(state.overwrite("live", b"three"), Err(StateError::Released { .. })));
+        fs::write(dir.path().join("live"), b"garbage").unwrap();
+        assert!(matches!(State::look(dir.path()).unwrap().read_overwritten("live"), Err(StateError::Damaged { .. })));
+        let memory = State::ephemeral();
+        memory.overwrite("live", b"one").unwrap();
+        assert_eq!(memory.read_overwritten("live").unwrap().unwrap(), b"one");
     }
 
     #[test]
