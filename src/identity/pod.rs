@@ -110,19 +110,35 @@ impl Pod {
         Ok((token, svid.expires))
     }
 
+    /// Whom exeat trusts here. Without an identity of its own it has been told nothing that still holds.
+    pub(super) fn trusted(&self) -> Result<Arc<Bundles>, Identified> {
+        let standing = self.standing.load();
+        if standing.svid.is_some() { Ok(Arc::clone(&standing.bundles)) } else { Err(self.nobody()) }
+    }
+
+    /// The verdict on a caller while there is no identity: not yet, or no more.
+    fn nobody(&self) -> Identified {
+        if self.met.load(Ordering::Acquire) { Identified::Rejected(self.words()) } else { Identified::NotReady(self.words()) }
+    }
+
     fn words(&self) -> String {
         self.trouble().unwrap_or_else(|| format!("{} gives no identity", self.settings.endpoint))
     }
 
     /// The Workload API said something else than before.
     pub(super) fn publish(&self, svid: Option<HeldSvid>, bundles: Bundles, trouble: &str) {
-        let gone = svid.is_none();
-        if !gone {
+        if svid.is_some() {
             self.met.store(true, Ordering::Release);
         }
-        self.standing.store(Arc::new(Standing::new(next_generation(), svid, Arc::new(bundles))));
+        self.standing.store(Arc::new(Standing::new(next_generation(), svid, self.shared(bundles))));
         self.updates.fetch_add(1, Ordering::Relaxed);
         self.say(trouble);
+    }
+
+    /// The same bundles stay the same value: what was judged by them holds.
+    fn shared(&self, bundles: Bundles) -> Arc<Bundles> {
+        let former = &self.standing.load().bundles;
+        if **former == bundles { Arc::clone(former) } else { Arc::new(bundles) }
     }
 
     /// JWT keys changed, and nothing else: connections stay what they are.
@@ -204,12 +220,11 @@ impl IdentitySource for PodIdentity {
     fn identify(&self, _caller: &Caller<'_>) -> Identified {
         match &self.pod.standing.load().svid {
             Some(svid) => Identified::Attested(Arc::clone(&svid.workload)),
-            None if self.pod.met.load(Ordering::Acquire) => Identified::Rejected(self.pod.words()),
-            None => Identified::NotReady(self.pod.words()),
+            None => self.pod.nobody(),
         }
     }
 
-    fn still_attests(&self, workload: &Workload) -> bool {
+    fn still_attests(&self, workload: &Workload, _now: Timestamp) -> bool {
         self.pod.standing.load().svid.as_ref().is_some_and(|svid| svid.workload.id == workload.id)
     }
 
