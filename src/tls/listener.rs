@@ -10,9 +10,12 @@ use rustls::server::{ClientHello, NoServerSessionStorage, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
 use rustls::{DigitallySignedStruct, DistinguishedName, Error, ServerConfig, SignatureScheme};
 use rustls_pki_types::{CertificateDer, UnixTime};
+use x509_parser::certificate::X509Certificate;
+use x509_parser::prelude::FromDer as _;
 
 use super::client::{Alpn, OwnCertificate};
 use super::error::TlsError;
+use crate::clock::Timestamp;
 
 /// How rustls says that its resolver had no certificate.
 const NOTHING_SHOWN: &str = "no server certificate chain resolved";
@@ -135,4 +138,11 @@ pub fn client_fault(error: &std::io::Error) -> ClientFault {
         Error::InvalidCertificate(_) | Error::PeerMisbehaved(_) => ClientFault::Refused(why.to_string()),
         other => ClientFault::Broken(other.to_string()),
     }
+}
+
+/// When a certificate ends; `None` for what is no certificate.
+#[must_use]
+pub fn not_after(certificate: &CertificateDer<'_>) -> Option<Timestamp> {
+    let (_, parsed) = X509Certificate::from_der(certificate).ok()?;
+    Timestamp::from_second(parsed.validity().not_after.timestamp()).ok()
 }
