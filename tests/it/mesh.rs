@@ -198,6 +198,12 @@ fn without_an_identity_of_its_own_the_door_is_shut() {
     println!("mesh: exeat's own identity withdrawn, the live stream ended after {ended:?}");
     assert!(ended < Duration::from_millis(100), "{ended:?}");
     ask(&mut idle, "/denied").expect("an answer").must_refuse(403, "unauthenticated");
+    let updated = exeat.record("the identity", |record| record["event"] == "identity_updated");
+    assert_eq!((&updated["identity"], &updated["id"], &updated["trusts"]), (&"mesh".into(), &GATE.into(), &DOMAIN.into()));
+    assert!(updated["serial"].as_str().is_some_and(|serial| serial.len() >= 2) && updated["expires"].is_string(), "{updated}");
+    let withdrawn = exeat.record("its withdrawal", |record| record["event"] == "identity_withdrawn");
+    assert_eq!((&withdrawn["identity"], &withdrawn["id"]), (&"mesh".into(), &GATE.into()));
+    assert!(withdrawn["reason"].as_str().is_some_and(|why| why.contains("no identity issued")), "{withdrawn}");
     assert!(mesh.call(&exeat, &own).is_err());
     assert!(up.matching("/denied").is_empty());
 }

@@ -100,6 +100,9 @@ fn nobody_is_let_through_before_the_first_identity_and_readyz_says_so() {
     let record = exeat.record("the request", |record| record["http"]["path"] == "/now" || record["path"] == "/now");
     let text = record.to_string();
     assert!(text.contains(APP) && text.contains("\"spiffe\""), "{text}");
+    let updated = exeat.record("the identity", |record| record["event"] == "identity_updated");
+    let shown = &record["attempts"][0]["certificate_sha256"];
+    assert!(shown.as_str().is_some_and(|text| text.len() == 64) && *shown == updated["certificate_sha256"], "{record} {updated}");
     assert!(exeat.metric(&["exeat_identity_expiry_timestamp_seconds", "pod"]) > 1e9);
     let served = pod.api.served();
     assert!(served.calls.iter().all(|(_, secured)| *secured), "every call carries the security header");
