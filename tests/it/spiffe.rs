@@ -219,8 +219,13 @@ fn what_is_withdrawn_ends_at_once_and_comes_back_with_the_identity() {
         ("InvalidArgument", &|| pod.api.change(|served| served.fault = Fault::Invalid)),
     ];
     for (what, withdraw) in withdrawals {
-        pod.rotate();
+        let before = up.connections().len();
+        let certificate = pod.rotate();
         exeat.ready();
+        assert_eq!(get(&exeat, "/back").status, 200, "{what}");
+        let opened = up.seen().pop().expect("a request").connection;
+        assert!(opened >= before, "{what}: a pooled connection of a certificate that was withdrawn was used");
+        assert_eq!(up.connections()[opened].client.as_deref(), Some(&*certificate), "{what}");
         let mut live = exeat.wire("mesh");
         live.send(b"GET /sse/100 HTTP/1.1\r\nHost: localhost\r\n\r\n");
         let head = live.open_answer().expect("a head");

@@ -154,3 +154,50 @@ impl IdentitySource for ClientCert {
         matches!(self.judge(&certificate.chain, now), Identified::Attested(still) if still.id == workload.id)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair, KeyUsagePurpose, SanType};
+
+    use super::*;
+    use crate::identity::svid::Bundle;
+
+    fn params(uri: &str) -> CertificateParams {
+        let mut params = CertificateParams::new(Vec::new()).unwrap();
+        params.subject_alt_names = vec![SanType::URI(uri.try_into().unwrap())];
+        params
+    }
+
+    /// A source that trusts one authority, and a chain of it that is good from 1970-01-02 to 1970-01-03.
+    fn trusted() -> (ClientCert, Arc<[CertificateDer<'static>]>) {
+        let mut authority = params("spiffe://t.example");
+        authority.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        authority.key_usages = vec![KeyUsagePurpose::KeyCertSign];
+        authority.not_before = rcgen::date_time_ymd(1970, 1, 1);
+        let authority = CertifiedIssuer::self_signed(authority, KeyPair::generate().unwrap()).unwrap();
+        let mut leaf = params("spiffe://t.example/app");
+        leaf.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+        (leaf.not_before, leaf.not_after) = (rcgen::date_time_ymd(1970, 1, 2), rcgen::date_time_ymd(1970, 1, 3));
+        let leaf = leaf.signed_by(&KeyPair::generate().unwrap(), &authority).unwrap();
+        let bundle = Bundle::from_der_list("t.example", authority.der()).unwrap();
+        (ClientCert::new("mesh", Arc::new(std::iter::once(bundle).collect())), vec![leaf.der().clone()].into())
+    }
+
+    #[test]
+    fn a_certificate_that_was_good_a_moment_ago_is_judged_again() {
+        let (source, chain) = trusted();
+        let day = Timestamp::UNIX_EPOCH + Duration::from_hours(24);
+        let (good, over) = (day + Duration::from_hours(23), day + Duration::from_hours(24) + Duration::from_secs(1));
+        let Identified::Attested(workload) = source.judge(&chain, good) else { panic!("it is good") };
+        let Identified::Attested(again) = source.judge(&chain, good) else { panic!("it is good") };
+        assert!(Arc::ptr_eq(&workload, &again), "known");
+        assert!(source.still_attests(&workload, good));
+        let Identified::Rejected(why) = source.judge(&chain, over) else { panic!("it has ended") };
+        assert_eq!(why, "the certificate has expired");
+        assert!(!source.still_attests(&workload, over));
+        let (stranger, _) = trusted();
+        assert!(!stranger.still_attests(&workload, good), "another authority of the same trust domain vouches for nobody of this one");
+    }
+}
