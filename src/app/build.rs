@@ -8,21 +8,29 @@ use rustls::ServerConfig;
 
 use crate::catalogue::{Catalogue, Protocol, Roots, Stage, StripOptions, TlsProfile, Upstream, UpstreamIndex};
 use crate::clock::Clock;
-use crate::config::{Config, ListenerSpec, Loaded};
+use crate::config::{Config, ListenerSpec, ListenerTls, Loaded};
 use crate::config::{CredentialKind, CredentialSpec, LocalJwt, SigningAlgorithm, Unlisted};
 use crate::credentials::providers::{self, JwtSvidProvider, KeyRing, KeyRings, VendorSecret};
 use crate::credentials::{CredentialProvider, Definition, Definitions};
-use crate::identity::{Identity, IdentitySource, Issuers, PodIdentity, Pods, Source};
+use crate::identity::{ClientCert, Identity, IdentitySource, Issuers, Pod, PodIdentity, Pods, Source};
 use crate::jose::{Algorithm, SigningKey};
 use crate::policy::{self, Ground, PolicySet};
 use crate::secret::{FingerprintKey, Secret};
 use crate::snapshot::Snapshot;
 use crate::strip;
-use crate::tls::{ClientJudge, listener_config};
+use crate::tls::{ClientJudge, OwnCertificate, Shown, listener_config};
 use crate::written::{Diagnostic, Severity};
 
 /// Who may prove to be whom, by listener.
 type Sources = FxHashMap<Arc<str>, Arc<[Arc<dyn IdentitySource>]>>;
+
+/// What handshakes ask.
+struct Doors {
+    /// Who judges a caller's certificate, by listener.
+    judges: Sources,
+    /// Whose SVID a listener shows.
+    shown: FxHashMap<Arc<str>, Arc<Pod>>,
+}
 
 /// What a snapshot is built with, besides the configuration.
 pub(super) struct Builder {
@@ -92,35 +100,47 @@ impl Builder {
         let strip = loaded.catalogue.all().iter().chain(&unlisted).map(rules).collect::<Result<Vec<_>, Vec<_>>>()?;
         // last, since a pod that is named no more is let go of
         let definitions = self.definitions(&loaded.config.credentials)?;
-        let judges = Arc::new(OnceLock::new());
-        let tls = self.tls(&loaded.config, &judges)?;
-        let identities = self.identities(&loaded.config);
+        let doors = Arc::new(OnceLock::new());
+        let tls = self.tls(&loaded.config, &doors)?;
+        let (identities, shown) = self.identities(&loaded.config);
         // Nobody shakes hands with a snapshot that is not published yet.
-        judges.get_or_init(|| identities.clone());
+        doors.get_or_init(|| Doors { judges: identities.clone(), shown });
         Ok(Snapshot { revision, catalogue: loaded.catalogue, strip, identities, tls, policies, definitions, unlisted, not_ready })
     }
 
     /// What listeners with TLS show. A client's certificate is judged in the handshake by the identities of the listener, and again for
     /// every request.
-    fn tls(&self, config: &Config, judges: &Arc<OnceLock<Sources>>) -> Result<FxHashMap<Arc<str>, Arc<ServerConfig>>, Vec<Diagnostic>> {
+    fn tls(&self, config: &Config, doors: &Arc<OnceLock<Doors>>) -> Result<FxHashMap<Arc<str>, Arc<ServerConfig>>, Vec<Diagnostic>> {
         let mut all = FxHashMap::default();
         for listener in &config.listeners {
             let Some(tls) = &listener.tls else { continue };
             let wrong = |why: String| vec![Diagnostic::file_error(format!("listener `{}`", listener.name), why)];
             let by_certificate = listener.identities.iter().any(|identity| identity.kind == "client_cert");
-            let judge = by_certificate.then(|| self.judge(&listener.name, judges));
-            let key = read_key(&tls.key).map_err(wrong)?;
-            let config =
-                listener_config(&tls.certificate, &key, judge).map_err(|error| wrong(format!("{error} (key: {})", tls.key.display())))?;
+            let judge = by_certificate.then(|| self.judge(&listener.name, doors));
+            let shown: Shown = match tls {
+                ListenerTls::Files { certificate, key } => {
+                    let own = OwnCertificate::from_pem(certificate, &read_key(key).map_err(wrong)?);
+                    let own = own.map_err(|error| wrong(format!("{error} (key: {})", key.display())))?;
+                    Arc::new(move || Some(own.clone()))
+                }
+                ListenerTls::Svid { .. } => {
+                    let (doors, listener) = (Arc::clone(doors), Arc::clone(&listener.name));
+                    Arc::new(move || {
+                        let standing = doors.get()?.shown.get(&listener)?.standing();
+                        standing.svid.as_ref().map(|svid| svid.certificate.clone())
+                    })
+                }
+            };
+            let config = listener_config(shown, judge).map_err(|error| wrong(error.to_string()))?;
             all.insert(Arc::clone(&listener.name), config);
         }
         Ok(all)
     }
 
-    fn judge(&self, listener: &Arc<str>, judges: &Arc<OnceLock<Sources>>) -> ClientJudge {
-        let (clock, judges, listener) = (Arc::clone(&self.clock), Arc::clone(judges), Arc::clone(listener));
+    fn judge(&self, listener: &Arc<str>, doors: &Arc<OnceLock<Doors>>) -> ClientJudge {
+        let (clock, doors, listener) = (Arc::clone(&self.clock), Arc::clone(doors), Arc::clone(listener));
         Arc::new(move |chain| {
-            let sources = judges.get().and_then(|all| all.get(&listener)).map(AsRef::as_ref).unwrap_or_default();
+            let sources = doors.get().and_then(|doors| doors.judges.get(&listener)).map(AsRef::as_ref).unwrap_or_default();
             let said = sources.iter().find_map(|source| source.admits(chain, clock.now()));
             said.unwrap_or_else(|| Err("no identity of this listener takes certificates".to_owned()))
         })
@@ -162,8 +182,9 @@ impl Builder {
         }
     }
 
-    /// Who may prove to be whom, by listener. A pod that was there before is the same one; one that is named no more is let go of.
-    fn identities(&self, config: &Config) -> Sources {
+    /// Who may prove to be whom, and whose SVID is shown, by listener. A pod that was there before is the same one; one that is named no
+    /// more is let go of.
+    fn identities(&self, config: &Config) -> (Sources, FxHashMap<Arc<str>, Arc<Pod>>) {
         let mut named = Vec::new();
         let mut source = |identity: &Identity| -> Arc<dyn IdentitySource> {
             match &identity.source {
@@ -173,12 +194,23 @@ impl Builder {
                     named.push(settings.clone());
                     Arc::new(PodIdentity::new(Arc::clone(&identity.name), self.pods.pod(&identity.name, settings)))
                 }
+                Source::Trust(settings) => {
+                    named.push(settings.clone());
+                    Arc::new(ClientCert::following(Arc::clone(&identity.name), self.pods.pod(&identity.name, settings)))
+                }
             }
         };
         let mut sources = |listener: &ListenerSpec| listener.identities.iter().map(&mut source).collect();
         let all = config.listeners.iter().map(|listener| (Arc::clone(&listener.name), sources(listener))).collect();
+        let mut shown = FxHashMap::default();
+        for listener in &config.listeners {
+            if let Some(ListenerTls::Svid { identity, settings }) = &listener.tls {
+                named.push(settings.clone());
+                shown.insert(Arc::clone(&listener.name), self.pods.pod(identity, settings));
+            }
+        }
         self.pods.keep(&named);
-        all
+        (all, shown)
     }
 
     fn ring(&self, jwt: &LocalJwt) -> Result<Prepared, String> {

@@ -16,7 +16,7 @@ use crate::control::{Reload, Revoke};
 use crate::credentials::providers::KeyRings;
 use crate::credentials::{Broker, GrantEvent, Happening, Rehearsal};
 use crate::evidence::Observations;
-use crate::identity::{HeldSvid, Issuers, Pods};
+use crate::identity::{HeldSvid, Issuers, Pods, Turn};
 use crate::live::Live;
 use crate::snapshot::Current;
 use crate::telemetry::{Edge, Metrics};
@@ -51,6 +51,23 @@ pub(super) async fn record_grants(mut events: mpsc::Receiver<GrantEvent>, ledger
             upstream: event.upstream,
             detail: detail.into(),
         });
+    }
+}
+
+/// Joins what becomes of exeat's own identities to the audit.
+pub(super) async fn record_identities(mut turns: mpsc::Receiver<Turn>, ledger: Ledger) {
+    while let Some(Turn { identity, id, what }) = turns.recv().await {
+        let id = id.shared();
+        let event = match what.as_ref().map(|standing| (standing, standing.svid.as_ref())) {
+            Ok((standing, Some(svid))) => {
+                let trusts: Vec<&str> = standing.bundles.trust_domains().into_iter().map(AsRef::as_ref).collect();
+                let (serial, trusts) = (svid.serial.clone(), trusts.join(" ").into());
+                Event::IdentityUpdated { identity, id, serial, sha256: svid.sha256, not_after: svid.not_after, trusts }
+            }
+            Ok((_, None)) => Event::IdentityWithdrawn { identity, id, reason: Box::default() },
+            Err(why) => Event::IdentityWithdrawn { identity, id, reason: why.clone() },
+        };
+        ledger.event(event);
     }
 }
 

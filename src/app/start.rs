@@ -166,10 +166,11 @@ pub fn start(path: &Path, signals: Signals) -> Result<Running, Failed> {
     let live = Arc::new(Live::default().with_leases(leases));
     let rings = Arc::new(KeyRings::new(Arc::clone(&state), Rhythm::default()));
     let issuers = Arc::new(Issuers::new(outcall, Arc::clone(&clock), household.handle().clone()));
-    let pods = {
+    let (pods, turns) = {
         let (tasks, clock) = (household.handle().clone(), Arc::clone(&clock));
-        Arc::new(Pods::new(move |pod| tasks.spawn(identity::follow(pod, Arc::clone(&clock))).abort_handle()))
+        Pods::new(move |pod| tasks.spawn(identity::follow(pod, Arc::clone(&clock))).abort_handle())
     };
+    let pods = Arc::new(pods);
     let house = Arc::new(House {
         builder: Builder {
             clock: Arc::clone(&clock),
@@ -226,6 +227,7 @@ pub fn start(path: &Path, signals: Signals) -> Result<Running, Failed> {
     };
     household.spawn(household::record_grants(grants, ledger.clone(), metrics.clone()));
     household.spawn(household::tend_keys(Arc::clone(&rings), Arc::clone(&clock), Arc::clone(&health)));
+    household.spawn(household::record_identities(turns, ledger.clone()));
     household.spawn(household::tell_identities(pods.changes(), Arc::clone(&live)));
     household.spawn(household::watch_issuers(issuers, Arc::clone(&health)));
     household.spawn(household::watch_identities(pods, Arc::clone(&clock), Arc::clone(&health), metrics.clone()));

@@ -8,7 +8,7 @@ use std::time::Duration;
 use http::{Method, StatusCode, Version};
 use smallvec::SmallVec;
 
-use crate::capture::{Destination, Mode, Peer};
+use crate::capture::{Destination, Mode, Peer, Sha256};
 use crate::catalogue::Upstream;
 use crate::clock::Timestamp;
 use crate::credentials::Credential;
@@ -56,6 +56,8 @@ pub struct Attempt {
     pub version: Version,
     /// Took a pooled connection.
     pub reused: bool,
+    /// exeat's own certificate, where the connection was opened with one.
+    pub certificate: Option<Sha256>,
     /// How long resolving, connecting and the TLS handshake took, where they happened.
     pub connect: Option<Duration>,
     /// The answer's status.

@@ -3,6 +3,8 @@
 use std::borrow::Cow;
 use std::sync::Arc;
 
+use crate::capture::Sha256;
+use crate::clock::Timestamp;
 use crate::live::{Change, Lease};
 
 /// One event of the household. Texts name things and never hold a secret.
@@ -88,6 +90,30 @@ pub enum Event {
         /// Who.
         by: Arc<str>,
     },
+    /// The Workload API gave exeat another certificate, or other authorities to trust.
+    IdentityUpdated {
+        /// The identity's name in the configuration.
+        identity: Arc<str>,
+        /// Who exeat is there.
+        id: Arc<str>,
+        /// The certificate's serial number in hex.
+        serial: Box<str>,
+        /// Of its DER form.
+        sha256: Sha256,
+        /// Until when it is valid.
+        not_after: Timestamp,
+        /// The trust domains whose authorities are trusted now.
+        trusts: Box<str>,
+    },
+    /// exeat is nobody any more there, and trusts nobody.
+    IdentityWithdrawn {
+        /// The identity's name in the configuration.
+        identity: Arc<str>,
+        /// Who it was.
+        id: Arc<str>,
+        /// Why.
+        reason: Box<str>,
+    },
     /// A signing key was made, or took over, or went.
     KeyRotated {
         /// The key id.
@@ -156,6 +182,8 @@ impl Event {
             Self::Revoked { .. } => "revoked",
             Self::Restored { .. } => "restored",
             Self::Grant { change: change @ (GrantChange::Rehearsed | GrantChange::RehearseFailed), .. } => change.name(),
+            Self::IdentityUpdated { .. } => "identity_updated",
+            Self::IdentityWithdrawn { .. } => "identity_withdrawn",
             Self::KeyRotated { .. } => "key",
         }
     }

@@ -267,6 +267,7 @@ impl Scribe {
                 put!(out, "reason", text reason);
                 put!(out, "by", text by);
             }
+            Event::IdentityUpdated { .. } | Event::IdentityWithdrawn { .. } => own_identity(out, event),
             Event::KeyRotated { kid, change } => {
                 put!(out, "kid", text kid);
                 put!(out, "change", text change);
@@ -517,6 +518,27 @@ fn destination(out: &mut Vec<u8>, destination: &Destination) {
     out.push(b'"');
 }
 
+/// What became of exeat's own identity.
+fn own_identity(out: &mut Vec<u8>, event: &Event) {
+    #[expect(clippy::wildcard_enum_match_arm, reason = "asked for these two alone")]
+    match event {
+        Event::IdentityUpdated { identity, id, serial, sha256, not_after, trusts } => {
+            put!(out, "identity", text identity);
+            put!(out, "id", text id);
+            put!(out, "serial", text serial);
+            put!(out, "certificate_sha256", shown sha256);
+            put!(out, "expires", shown not_after);
+            put!(out, "trusts", text trusts);
+        }
+        Event::IdentityWithdrawn { identity, id, reason } => {
+            put!(out, "identity", text identity);
+            put!(out, "id", text id);
+            put!(out, "reason", text reason);
+        }
+        _ => {}
+    }
+}
+
 fn rule(out: &mut Vec<u8>, rule: &RuleRef) {
     out.extend_from_slice(b",\"rule\":");
     let object = out.len();
@@ -577,6 +599,9 @@ fn attempt(out: &mut Vec<u8>, attempt: &Attempt) {
     }
     put!(out, "version", word version(attempt.version));
     put!(out, "reused", flag attempt.reused);
+    if let Some(shown) = attempt.certificate {
+        put!(out, "certificate_sha256", shown shown);
+    }
     if let Some(connect) = attempt.connect {
         put!(out, "connect", number micros(connect));
     }

@@ -113,6 +113,7 @@ pub(crate) fn allowed(id: u128) -> Access {
             ended: Duration::from_micros(2_400),
             address: "10.0.0.5:8443".parse().ok(),
             version: Version::HTTP_2,
+            certificate: None,
             reused: false,
             connect: Some(Duration::from_micros(900)),
             status: Some(StatusCode::CREATED),

@@ -81,21 +81,24 @@ pub struct ListenerConfig {
     /// The one upstream of a `route` listener.
     upstream: Option<Spanned<String>>,
     /// TLS towards the workloads. Callers show a certificate where an identity of the listener is `client_cert`.
-    tls: Option<ListenerTlsConfig>,
+    tls: Option<Spanned<ListenerTlsConfig>>,
     /// Names of the identities that are accepted here, asked in this order. At least one.
     identity: Spanned<Vec<Spanned<String>>>,
     /// Mode of a unix socket, octal. Default 0666: who may connect is for `identity` (and the socket's directory) to say.
     permissions: Option<Spanned<String>>,
 }
 
-/// What a TLS listener shows.
+/// What a TLS listener shows: a certificate with its key, or an SVID.
 #[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ListenerTlsConfig {
     /// PEM file of the certificate and those that signed it. A change is taken over without a restart.
-    pub certificate: Spanned<PathBuf>,
+    pub certificate: Option<Spanned<PathBuf>>,
     /// PEM file of its private key; read again with the certificate.
-    pub key: Spanned<PathBuf>,
+    pub key: Option<Spanned<PathBuf>>,
+    /// exeat's own X.509-SVID, by the name of an identity that lives on the Workload API (`spiffe`, or `client_cert` with
+    /// `trust: { workload_api }`). Each handshake shows the one of that moment.
+    pub svid: Option<Spanned<String>>,
 }
 
 /// One listener in meaning form; identities are still names, resolved by whoever knows them.
@@ -108,7 +111,7 @@ pub struct Listener {
     /// How it takes traffic in.
     pub mode: Mode,
     /// What it shows, where it speaks TLS.
-    pub tls: Option<ListenerTlsConfig>,
+    pub tls: Option<Spanned<ListenerTlsConfig>>,
     /// The upstream of a `route` listener, with its place.
     pub upstream: Option<Spanned<String>>,
     /// Names of the identities, at least one.

@@ -19,7 +19,7 @@ use super::{listeners, names};
 use crate::capture::{ListenAddress, ListenerConfig, Mode};
 use crate::catalogue::{Catalogue, ObserveConfig, Surroundings, Upstream, UpstreamConfig};
 use crate::clock::Timestamp;
-use crate::identity::{Around, Identity, IdentityConfig, SpiffeId, is_trust_domain};
+use crate::identity::{Around, Identity, IdentityConfig, PodSettings, SpiffeId, is_trust_domain};
 use crate::written::{self, Diagnostic, Entries, Items, Lenient, Report, Source, Spanned};
 
 /// The configuration of one exeat process. Relative paths are relative to this file.
@@ -109,13 +109,23 @@ pub enum StatePlace {
     Ephemeral,
 }
 
-/// What a TLS listener shows: the certificate as it was read, and where its key is.
+/// What a TLS listener shows.
 #[derive(Debug, Clone)]
-pub struct ListenerTls {
-    /// The chain in PEM.
-    pub certificate: Arc<[u8]>,
-    /// The key's file; `exeat check` does not need it.
-    pub key: PathBuf,
+pub enum ListenerTls {
+    /// The certificate as it was read, and where its key is.
+    Files {
+        /// The chain in PEM.
+        certificate: Arc<[u8]>,
+        /// The key's file; `exeat check` does not need it.
+        key: PathBuf,
+    },
+    /// exeat's own SVID of a Workload API, as it is at each handshake.
+    Svid {
+        /// The identity's name in the configuration.
+        identity: Arc<str>,
+        /// Which Workload API.
+        settings: PodSettings,
+    },
 }
 
 /// One listener, with the identities that it accepts.

@@ -1,6 +1,7 @@
 //! Listeners joined with identities and upstreams: every reference is resolved here, and no address is wanted twice.
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::file::{ListenerSpec, ListenerTls};
@@ -46,6 +47,7 @@ pub(super) fn build(
         if let Some(listener) = &listener {
             addresses.claim(&format!("listener `{}`", name.value), &listener.address, at, report);
             used.extend(listener.identities.iter().map(|identity| identity.value.clone()));
+            used.extend(listener.tls.iter().filter_map(|tls| tls.svid.as_ref()).map(|svid| svid.value.clone()));
         }
         built.push(listener.and_then(|listener| join(listener, at, &names, &known, targets, around, report)));
     }
@@ -96,7 +98,7 @@ fn join(
         report.error_hint(written.at, message, "let it stand alone, or make two listeners of this one");
     }
     check_last_word(&listener, &identities, report);
-    let tls = tls(&listener, &identities, around, report)?;
+    let tls = tls(&listener, &identities, &Named { names, known }, around, report)?;
     warn_of_uid(&listener, &identities, at, report);
     let route = match (&listener.upstream, listener.mode) {
         (Some(upstream), Mode::Route) => {
@@ -135,26 +137,67 @@ fn check_last_word(listener: &Listener, identities: &[Identity], report: &mut Re
 
 /// What the listener shows; `None` when that cannot be used.
 #[expect(clippy::option_option, reason = "wrong, plaintext and TLS are three things")]
-fn tls(listener: &Listener, identities: &[Identity], around: &mut Around<'_>, report: &mut Report) -> Option<Option<ListenerTls>> {
+fn tls(
+    listener: &Listener,
+    identities: &[Identity],
+    all: &Named<'_>,
+    around: &mut Around<'_>,
+    report: &mut Report,
+) -> Option<Option<ListenerTls>> {
     let by_certificate = identities.iter().zip(&listener.identities).find(|(identity, _)| identity.kind == CLIENT_CERT);
     let Some(written) = &listener.tls else {
         if let Some((identity, written)) = by_certificate {
             let message =
                 format!("identity `{}` needs the caller's certificate, and listener `{}` is plaintext", identity.name, listener.name);
-            report.error_hint(written.at, message, "add `tls: { certificate, key }` to the listener");
+            report.error_hint(written.at, message, "add `tls: { svid: IDENTITY }` or `tls: { certificate, key }` to the listener");
             return None;
         }
         return Some(None);
     };
-    let read = (around.read)(&written.certificate).and_then(|pem| match parse_certificates(&pem) {
+    match (&written.certificate, &written.key, &written.svid) {
+        (Some(certificate), Some(key), None) => files(certificate, key, around, report).map(Some),
+        (None, None, Some(svid)) => own(svid, all, report).map(Some),
+        _ => {
+            let hint = "write `svid: IDENTITY`, or `certificate: FILE` with `key: FILE`";
+            report.error_hint(written.at, format!("listener `{}` shows one certificate that has one key", listener.name), hint);
+            None
+        }
+    }
+}
+
+/// All identities of the file: their names, and those without mistakes.
+struct Named<'a> {
+    names: &'a [String],
+    known: &'a [Identity],
+}
+
+/// exeat's own SVID, by the identity that lives on its Workload API.
+fn own(svid: &Spanned<String>, all: &Named<'_>, report: &mut Report) -> Option<ListenerTls> {
+    if !all.names.contains(&svid.value) {
+        let names: Vec<&str> = all.names.iter().map(String::as_str).collect();
+        report.unknown_name(svid.at, "identity", svid, &names);
+        return None;
+    }
+    // one with a mistake of its own is not known: then its mistake says it all
+    let identity = all.known.iter().find(|identity| *identity.name == *svid.value)?;
+    let Some(settings) = identity.workload_api() else {
+        let message = format!("identity `{}` has no SVID of exeat's own: it does not come from the Workload API", identity.name);
+        report.error_hint(svid.at, message, "name a `spiffe` identity, or a `client_cert` one with `trust: { workload_api }`");
+        return None;
+    };
+    Some(ListenerTls::Svid { identity: Arc::clone(&identity.name), settings: settings.clone() })
+}
+
+fn files(certificate: &Spanned<PathBuf>, key: &Spanned<PathBuf>, around: &mut Around<'_>, report: &mut Report) -> Option<ListenerTls> {
+    let read = (around.read)(certificate).and_then(|pem| match parse_certificates(&pem) {
         Ok(_) => Ok(pem),
         Err(error) => Err(error.to_string()),
     });
     match read {
-        Ok(certificate) => Some(Some(ListenerTls { certificate: certificate.into(), key: around.base.join(&written.key.value) })),
+        Ok(pem) => Some(ListenerTls::Files { certificate: pem.into(), key: around.base.join(&key.value) }),
         Err(why) => {
             let hint = "name a PEM file with the certificate first, then those that signed it";
-            report.error_hint(written.certificate.at, format!("the listener's certificate cannot be used: {why}"), hint);
+            report.error_hint(certificate.at, format!("the listener's certificate cannot be used: {why}"), hint);
             None
         }
     }

@@ -824,7 +824,7 @@ fn the_identities() {
     8 |   pod: {}
       |   ^^^
       |
-      = help: write `fixed: { id }`, `unix_peer: { workloads }`, `kubernetes: { issuer, audience }`, `client_cert: { trust: { file } }` or `spiffe: { socket }`
+      = help: write `fixed: { id }`, `unix_peer: { workloads }`, `kubernetes: { issuer, audience }`, `client_cert: { trust: { workload_api } }` or `spiffe: { socket }`
 
     error: identity `pod` names two kinds
      --> exeat.yaml:8:3
@@ -1187,6 +1187,13 @@ fn the_doors() {
         door(&by_certificate("bundle.pem"), "certificate: broken.pem, key: door.key"),
         door(&by_certificate("bundle.pem"), "certificate: door.pem"),
         door(&by_certificate("bundle.pem"), good).replace("identity: [pod]", "identity: [pod, local]"),
+        door(&by_certificate("bundle.pem"), "certificate: door.pem, svid: pod"),
+        door(&by_certificate("bundle.pem"), "svid: pod"),
+        door(&by_certificate("bundle.pem"), "svid: pot"),
+        by_certificate("bundle.pem, workload_api: { socket: \"unix:///run/agent.sock\" }"),
+        by_certificate("bundle.pem").replace("file: bundle.pem", "workload_api: { socket: \"/run/agent.sock\" }"),
+        by_certificate("bundle.pem").replace("file: bundle.pem", "workload_api: {}"),
+        by_certificate("bundle.pem").replace("file: bundle.pem", ""),
     ];
     let told: Vec<String> = wrong.iter().map(|text| desk.errors(text)).collect();
     insta::assert_snapshot!(told.join("\n\n"), @r#"
@@ -1196,7 +1203,7 @@ fn the_doors() {
     5 |   egress: { address: "127.0.0.1:15001", capture: forward, identity: [pod] }
       |                                                                      ^^^
       |
-      = help: add `tls: { certificate, key }` to the listener
+      = help: add `tls: { svid: IDENTITY }` or `tls: { certificate, key }` to the listener
 
     error: the bundle of trust domain `t.example` cannot be used: certificate 1 of the bundle is no authority: its basic constraints do not say cA
      --> exeat.yaml:8:40
@@ -1214,11 +1221,13 @@ fn the_doors() {
       |
       = help: name a PEM file with the certificate first, then those that signed it
 
-    error[missing-field]: field `key` is missing
+    error: listener `egress` shows one certificate that has one key
      --> exeat.yaml:5:46
       |
     5 |   egress: { address: "127.0.0.1:15001", tls: { certificate: door.pem }, capture: forward, identity: [pod] }
       |                                              ^
+      |
+      = help: write `svid: IDENTITY`, or `certificate: FILE` with `key: FILE`
 
     error: identity `local` is never asked: a caller without a proof for `pod` is refused
      --> exeat.yaml:5:122
@@ -1227,11 +1236,71 @@ fn the_doors() {
       |                                                                                                                          ^^^^^
       |
       = help: list it first, or make two listeners of this one
+
+    error: listener `egress` shows one certificate that has one key
+     --> exeat.yaml:5:46
+      |
+    5 |   egress: { address: "127.0.0.1:15001", tls: { certificate: door.pem, svid: pod }, capture: forward, identity: [pod] }
+      |                                              ^
+      |
+      = help: write `svid: IDENTITY`, or `certificate: FILE` with `key: FILE`
+
+    error: identity `pod` has no SVID of exeat's own: it does not come from the Workload API
+     --> exeat.yaml:5:54
+      |
+    5 |   egress: { address: "127.0.0.1:15001", tls: { svid: pod }, capture: forward, identity: [pod] }
+      |                                                      ^^^
+      |
+      = help: name a `spiffe` identity, or a `client_cert` one with `trust: { workload_api }`
+
+    error[unknown-name]: there is no identity `pot`
+     --> exeat.yaml:5:54
+      |
+    5 |   egress: { address: "127.0.0.1:15001", tls: { svid: pot }, capture: forward, identity: [pod] }
+      |                                                      ^^^
+      |
+      = help: did you mean `pod`?
+
+    error: the bundles come from a file or from the Workload API: from one of the two
+     --> exeat.yaml:8:32
+      |
+    8 |   pod: { client_cert: { trust: { file: bundle.pem, workload_api: { socket: "unix:///run/agent.sock" } } } }
+      |                                ^
+      |
+      = help: write `workload_api: { socket }`, or `file: PATH` for a bundle that is kept by hand
+
+    error: `/run/agent.sock` is no Workload API endpoint: it begins with neither `unix:` nor `tcp:`
+     --> exeat.yaml:8:58
+      |
+    8 |   pod: { client_cert: { trust: { workload_api: { socket: "/run/agent.sock" } } } }
+      |                                                          ^^^^^^^^^^^^^^^^^
+      |
+      = help: unix:///run/spire/agent/public/api.sock, or tcp://127.0.0.1:8081
+
+    error: the identity does not say where the Workload API is
+     --> exeat.yaml:8:48
+      |
+    8 |   pod: { client_cert: { trust: { workload_api: {} } } }
+      |                                                ^
+      |
+      = help: write `socket: "unix:///PATH"`, or set SPIFFE_ENDPOINT_SOCKET for exeat
+
+    error: the bundles come from a file or from the Workload API: from one of the two
+     --> exeat.yaml:8:32
+      |
+    8 |   pod: { client_cert: { trust: {  } } }
+      |                                ^
+      |
+      = help: write `workload_api: { socket }`, or `file: PATH` for a bundle that is kept by hand
     "#);
     // Anywhere, since it is no plaintext; and the key is not needed to check.
     let right = door(&by_certificate("bundle.pem"), good).replace("127.0.0.1:15001", "0.0.0.0:15001");
     let warnings = desk.load(right).map_or_else(|errors| panic!("{}", desk.shown(&errors)), |loaded| loaded.warnings);
     assert!(!desk.shown(&warnings).contains("not-loopback"));
+    let followed = by_certificate("bundle.pem").replace("file: bundle.pem", "workload_api: { socket: \"unix:///run/agent.sock\" }");
+    let warnings =
+        desk.load(door(&followed, "svid: pod")).map_or_else(|errors| panic!("{}", desk.shown(&errors)), |loaded| loaded.warnings);
+    assert!(!desk.shown(&warnings).contains("no listener accepts identity `pod`"));
 }
 
 #[test]

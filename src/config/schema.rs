@@ -11,6 +11,7 @@ pub const PROVIDES: &[&str] = &[
     "credential.local_jwt",
     "credential.secret",
     "identity.client_cert",
+    "identity.client_cert.workload_api",
     "identity.fixed",
     "identity.kubernetes",
     "identity.spiffe",
@@ -25,6 +26,7 @@ pub const PROVIDES: &[&str] = &[
     "stage.observe",
     "stage.rehearse",
     "tls.client_certificate.svid",
+    "tls.listener.svid",
     "tls.spiffe_id",
 ];
 

@@ -87,7 +87,7 @@ impl Clearance {
         if let Some(block) = live.blocks().on(&Touched { grant, ..self.permit.touched() }) {
             return Err(policy::revoked(block));
         }
-        if !self.source.still_attests(self.permit.workload()) {
+        if !self.source.still_attests(self.permit.workload(), now) {
             let why = format!("`{}` is no longer proven by identity `{}`", self.permit.workload().id, self.source.name());
             return Err(Refusal::new(Code::Unauthenticated, why));
         }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-use super::client_cert::{ClientCert, ClientCertConfig};
+use super::client_cert::{ClientCert, ClientCertConfig, Trust};
 use super::fixed::Fixed;
 use super::kubernetes::{KubernetesConfig, KubernetesSpec};
 use super::pod::PodSettings;
@@ -29,7 +29,7 @@ pub struct IdentityConfig {
     /// The caller shows an X.509-SVID to a TLS listener.
     client_cert: Option<ClientCertConfig>,
     /// The pod's own identity, from the SPIFFE Workload API: whoever connects to the listener is this pod.
-    spiffe: Option<Spanned<SpiffeConfig>>,
+    spiffe: Option<Spanned<WorkloadApiConfig>>,
 }
 
 /// A workload by configuration.
@@ -40,10 +40,10 @@ struct FixedConfig {
     id: Spanned<String>,
 }
 
-/// The pod's own identity.
+/// One identity of a Workload API: exeat's own.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-struct SpiffeConfig {
+pub(super) struct WorkloadApiConfig {
     /// The Workload API: `unix:///PATH` or `tcp://IP:PORT`. Default: `SPIFFE_ENDPOINT_SOCKET` of the environment.
     socket: Option<Spanned<String>>,
     /// Which of several SVIDs: the one that the server gives this hint. Default: the first.
@@ -76,6 +76,8 @@ pub enum Source {
     Kubernetes(Arc<KubernetesSpec>),
     /// It lives on news of the Workload API, across reloads.
     Pod(PodSettings),
+    /// Callers show a certificate; whom to trust is news of the Workload API, across reloads.
+    Trust(PodSettings),
 }
 
 /// What an identity needs to know of the rest of the file while it is judged.
@@ -104,6 +106,17 @@ pub enum BeyondTcp {
 impl std::fmt::Debug for Identity {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Identity").field("name", &self.name).field("kind", &self.kind).finish_non_exhaustive()
+    }
+}
+
+impl Identity {
+    /// The Workload API that it lives on, where it does: what exeat itself is there can be shown by a listener.
+    #[must_use]
+    pub const fn workload_api(&self) -> Option<&PodSettings> {
+        match &self.source {
+            Source::Pod(settings) | Source::Trust(settings) => Some(settings),
+            Source::Ready(_) | Source::Kubernetes(_) => None,
+        }
     }
 }
 
@@ -144,8 +157,11 @@ impl IdentityConfig {
                 Some(Identity { alone: !presented, presented, ..identity("kubernetes", Source::Kubernetes(spec)) })
             }
             (None, None, None, Some(certificate), None) => {
-                let source = Arc::new(ClientCert::new(Arc::clone(&shared), certificate.build(around, report)?));
-                Some(identity("client_cert", Source::Ready(source)))
+                let source = match certificate.build(around, report)? {
+                    Trust::Given(bundles) => Source::Ready(Arc::new(ClientCert::new(Arc::clone(&shared), bundles))),
+                    Trust::Followed(settings) => Source::Trust(settings),
+                };
+                Some(identity("client_cert", source))
             }
             (None, None, None, None, Some(spiffe)) => {
                 let settings = spiffe.value.build(spiffe.at, around, report)?;
@@ -155,7 +171,7 @@ impl IdentityConfig {
                 report.error_hint(
                     name.at,
                     format!("identity `{}` names no kind", name.value),
-                    "write `fixed: { id }`, `unix_peer: { workloads }`, `kubernetes: { issuer, audience }`, `client_cert: { trust: { file } }` or `spiffe: { socket }`",
+                    "write `fixed: { id }`, `unix_peer: { workloads }`, `kubernetes: { issuer, audience }`, `client_cert: { trust: { workload_api } }` or `spiffe: { socket }`",
                 );
                 None
             }
@@ -167,8 +183,8 @@ impl IdentityConfig {
     }
 }
 
-impl SpiffeConfig {
-    fn build(self, written: Place, around: &Around<'_>, report: &mut Report) -> Option<PodSettings> {
+impl WorkloadApiConfig {
+    pub(super) fn build(self, written: Place, around: &Around<'_>, report: &mut Report) -> Option<PodSettings> {
         let (text, at) = match (&self.socket, around.endpoint_socket) {
             (Some(socket), _) => (socket.value.as_str(), socket.at),
             (None, Some(variable)) => (variable, written),

@@ -14,6 +14,7 @@ use super::standing::HeldSvid;
 use super::svid::{Bundle, BundleFault, Bundles, X509Svid, certificates};
 use super::workload::{Attestation, Workload};
 use super::workload_api::{Client, Fault, JwtBundles, Stream, X509Svids};
+use crate::capture::Sha256;
 use crate::clock::{Clock, Timestamp};
 use crate::secret::{Secret, random};
 use crate::tls::OwnCertificate;
@@ -163,7 +164,9 @@ fn take_svids(pod: &Pod, message: X509Svids, now: Timestamp) -> Result<(), Malfo
         |former| Arc::clone(&former.workload),
     );
     tracing::info!(identity = %pod.name(), id = %svid.id, until = %svid.not_after, "the Workload API gave an identity");
-    pod.publish(Some(HeldSvid { workload, certificate, not_before: svid.not_before, not_after: svid.not_after }), bundles, "");
+    let sha256 = Sha256::of(certificate.chain().first().map_or(&[], |leaf| leaf.as_ref()));
+    let (not_before, not_after, serial) = (svid.not_before, svid.not_after, svid.serial);
+    pod.publish(Some(HeldSvid { workload, certificate, not_before, not_after, serial, sha256 }), bundles, "");
     Ok(())
 }
 

@@ -22,7 +22,7 @@ pub use config::{Around, BeyondTcp, Identity, IdentityConfig, Source};
 pub use fixed::Fixed;
 pub use follow::follow;
 pub use kubernetes::{Bound, Issuers, Kubernetes, KubernetesSpec, ServiceAccount, TokenRefused};
-pub use pod::{Pod, PodFault, PodIdentity, PodSettings, Pods};
+pub use pod::{Pod, PodFault, PodIdentity, PodSettings, Pods, Turn};
 pub use spiffe_id::{SpiffeId, SpiffeIdError, is_path_segment, is_trust_domain};
 pub use standing::{HeldSvid, Standing};
 pub use unix_peer::{UnixClaim, UnixPeer};

@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use arc_swap::ArcSwap;
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 
 use super::spiffe_id::SpiffeId;
 use super::standing::{HeldSvid, Standing};
@@ -16,6 +16,9 @@ use crate::secret::Secret;
 
 /// Skew that is forgiven in a token that was asked for just now.
 const LEEWAY: std::time::Duration = std::time::Duration::from_mins(1);
+
+/// Most changes that wait for the audit.
+const MOST_TURNS: usize = 1_024;
 
 /// Which identity of which Workload API.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -40,10 +43,22 @@ pub struct Pod {
     met: AtomicBool,
     updates: AtomicU64,
     changed: watch::Sender<u64>,
+    turns: mpsc::Sender<Turn>,
+}
+
+/// What became of an identity: for the audit.
+#[derive(Debug)]
+pub struct Turn {
+    /// The identity's name in the configuration.
+    pub identity: Arc<str>,
+    /// Who it was or is.
+    pub id: SpiffeId,
+    /// What holds from here on, or why nothing does.
+    pub what: Result<Arc<Standing>, Box<str>>,
 }
 
 impl Pod {
-    fn new(name: Arc<str>, settings: PodSettings, changed: watch::Sender<u64>) -> Self {
+    fn new(name: Arc<str>, settings: PodSettings, changed: watch::Sender<u64>, turns: mpsc::Sender<Turn>) -> Self {
         let waiting = format!("waiting for the first identity from {}", settings.endpoint);
         Self {
             name,
@@ -53,6 +68,7 @@ impl Pod {
             met: AtomicBool::new(false),
             updates: AtomicU64::new(0),
             changed,
+            turns,
         }
     }
 
@@ -110,19 +126,44 @@ impl Pod {
         Ok((token, svid.expires))
     }
 
+    /// Whom exeat trusts here. Without an identity of its own it has been told nothing that still holds.
+    pub(super) fn trusted(&self) -> Result<Arc<Bundles>, Identified> {
+        let standing = self.standing.load();
+        if standing.svid.is_some() { Ok(Arc::clone(&standing.bundles)) } else { Err(self.nobody()) }
+    }
+
+    /// The verdict on a caller while there is no identity: not yet, or no more.
+    fn nobody(&self) -> Identified {
+        if self.met.load(Ordering::Acquire) { Identified::Rejected(self.words()) } else { Identified::NotReady(self.words()) }
+    }
+
     fn words(&self) -> String {
         self.trouble().unwrap_or_else(|| format!("{} gives no identity", self.settings.endpoint))
     }
 
     /// The Workload API said something else than before.
     pub(super) fn publish(&self, svid: Option<HeldSvid>, bundles: Bundles, trouble: &str) {
-        let gone = svid.is_none();
-        if !gone {
+        if svid.is_some() {
             self.met.store(true, Ordering::Release);
         }
-        self.standing.store(Arc::new(Standing::new(next_generation(), svid, Arc::new(bundles))));
+        let next = Arc::new(Standing::new(next_generation(), svid, self.shared(bundles)));
+        let former = self.standing.swap(Arc::clone(&next));
         self.updates.fetch_add(1, Ordering::Relaxed);
+        let who = |standing: &Standing| standing.svid.as_ref().map(|svid| svid.workload.id.clone());
+        if let Some(id) = who(&next).or_else(|| who(&former)) {
+            let what = if next.svid.is_some() { Ok(next) } else { Err(trouble.into()) };
+            let turn = Turn { identity: Arc::clone(&self.name), id, what };
+            if self.turns.try_send(turn).is_err() {
+                tracing::error!(identity = %self.name, "a change of the identity is not in the audit: too many at once");
+            }
+        }
         self.say(trouble);
+    }
+
+    /// The same bundles stay the same value: what was judged by them holds.
+    fn shared(&self, bundles: Bundles) -> Arc<Bundles> {
+        let former = &self.standing.load().bundles;
+        if **former == bundles { Arc::clone(former) } else { Arc::new(bundles) }
     }
 
     /// JWT keys changed, and nothing else: connections stay what they are.
@@ -204,12 +245,11 @@ impl IdentitySource for PodIdentity {
     fn identify(&self, _caller: &Caller<'_>) -> Identified {
         match &self.pod.standing.load().svid {
             Some(svid) => Identified::Attested(Arc::clone(&svid.workload)),
-            None if self.pod.met.load(Ordering::Acquire) => Identified::Rejected(self.pod.words()),
-            None => Identified::NotReady(self.pod.words()),
+            None => self.pod.nobody(),
         }
     }
 
-    fn still_attests(&self, workload: &Workload) -> bool {
+    fn still_attests(&self, workload: &Workload, _now: Timestamp) -> bool {
         self.pod.standing.load().svid.as_ref().is_some_and(|svid| svid.workload.id == workload.id)
     }
 
@@ -226,13 +266,15 @@ pub struct Pods {
     start: Start,
     known: Mutex<Vec<(Arc<Pod>, tokio::task::AbortHandle)>>,
     changed: watch::Sender<u64>,
+    turns: mpsc::Sender<Turn>,
 }
 
 impl Pods {
-    /// None yet. `start` lets a task follow a new one.
+    /// None yet, and what will become of them. `start` lets a task follow a new one.
     #[must_use]
-    pub fn new(start: impl Fn(Arc<Pod>) -> tokio::task::AbortHandle + Send + Sync + 'static) -> Self {
-        Self { start: Box::new(start), known: Mutex::default(), changed: watch::Sender::new(0) }
+    pub fn new(start: impl Fn(Arc<Pod>) -> tokio::task::AbortHandle + Send + Sync + 'static) -> (Self, mpsc::Receiver<Turn>) {
+        let (turns, told) = mpsc::channel(MOST_TURNS);
+        (Self { start: Box::new(start), known: Mutex::default(), changed: watch::Sender::new(0), turns }, told)
     }
 
     /// The pod of these settings, followed from now on; the one that is there, if it is.
@@ -242,7 +284,7 @@ impl Pods {
         if let Some((pod, _)) = known.iter().find(|(pod, _)| pod.settings == *settings) {
             return Arc::clone(pod);
         }
-        let pod = Arc::new(Pod::new(Arc::clone(name), settings.clone(), self.changed.clone()));
+        let pod = Arc::new(Pod::new(Arc::clone(name), settings.clone(), self.changed.clone(), self.turns.clone()));
         let task = (self.start)(Arc::clone(&pod));
         known.push((Arc::clone(&pod), task));
         pod

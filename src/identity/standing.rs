@@ -7,6 +7,7 @@ use rustls::ClientConfig;
 use super::spiffe_id::SpiffeId;
 use super::svid::{Bundles, PeerVerifier};
 use super::workload::Workload;
+use crate::capture::Sha256;
 use crate::catalogue::{Roots, TlsProfile};
 use crate::clock::Timestamp;
 use crate::tls::{Alpn, ClientConfigs, OwnCertificate, Peer, TlsError, Trust};
@@ -22,6 +23,10 @@ pub struct HeldSvid {
     pub not_before: Timestamp,
     /// Until when; never used at or after it.
     pub not_after: Timestamp,
+    /// The certificate's serial number in hex.
+    pub serial: Box<str>,
+    /// Of the certificate's DER form: how records name it.
+    pub sha256: Sha256,
 }
 
 /// What holds between two words of the Workload API. Immutable: a rotation or a withdrawal makes another one.

@@ -134,13 +134,7 @@ pub trait IdentitySource: Send + Sync {
 
     /// Whether a workload that it attested is still who it was, as far as that can be told without its caller: asked before each attempt,
     /// beside what the attestation says of its end.
-    fn still_attests(&self, _workload: &Workload) -> bool {
-        true
-    }
-
-    /// Whether a workload that this source attested is still proven, for what can be withdrawn between two requests: asked before each
-    /// attempt, so cheap.
-    fn still_proves(&self, _workload: &Workload) -> bool {
+    fn still_attests(&self, _workload: &Workload, _now: Timestamp) -> bool {
         true
     }
 

@@ -20,7 +20,9 @@ use super::stream::{Stream, Wire};
 use super::worker::{Seat, Worker};
 use super::{secure, service};
 use crate::capture::Arrival;
+use crate::clock::Timestamp;
 use crate::refusal::Code;
+use crate::tls::not_after;
 
 /// The client connection preface (RFC 9113 section 3.4).
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -282,10 +284,19 @@ enum Driven {
     Aborted,
 }
 
+/// How long a connection that a certificate opened takes requests: three quarters of what is left of the certificate. By then its owner has
+/// the next one (agents renew at half of the life), and a client that keeps connections opens another with it, rather than to be refused.
+fn retires(arrival: &Arrival, now: Timestamp) -> Option<Duration> {
+    let leaf = arrival.certificates.as_ref()?.first()?;
+    let left = not_after(leaf)?.duration_since(now);
+    Duration::try_from(left).ok().map(|left| left * 3 / 4)
+}
+
 async fn drive(conn: &Rc<Conn>, connection: impl Graceful) {
     let mut connection = pin!(connection);
     let first_look = conn.last_end.get() + conn.worker.limits().idle;
     let mut sleep = pin!(tokio::time::sleep_until(first_look.into()));
+    let mut retiring = pin!(retires(conn.arrival(), conn.worker.gate().clock.now()).map(tokio::time::sleep));
     let (mut told, mut goodbye) = (false, false);
     let driven = std::future::poll_fn(|cx| {
         if conn.waker.borrow().is_none() {
@@ -293,6 +304,9 @@ async fn drive(conn: &Rc<Conn>, connection: impl Graceful) {
         }
         if conn.aborted.get() {
             return Poll::Ready(Driven::Aborted);
+        }
+        if !told && retiring.as_mut().as_pin_mut().is_some_and(|retiring| retiring.poll(cx).is_ready()) {
+            conn.closing.set(true);
         }
         if conn.closing.get() && !told {
             told = true;

@@ -21,6 +21,7 @@ pub(super) async fn serve(worker: Rc<Worker>, mut arrival: Arrival, seat: Rc<Sea
         Ok(Err(error)) => {
             let (code, why) = match client_fault(&error) {
                 ClientFault::Refused(why) => (Code::Unauthenticated, why),
+                ClientFault::NotReady => (Code::NotReady, "exeat has no SVID to show: the Workload API gives it none".to_owned()),
                 ClientFault::Broken(why) => (Code::Malformed, why),
             };
             return refuse(&worker, &arrival, code, &format!("the TLS handshake failed: {why}"));

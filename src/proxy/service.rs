@@ -21,7 +21,7 @@ use super::passage::{Guard, Passage, Side};
 use super::respond::{self, Asked};
 use super::{intercept, tunnel, upgrade};
 use crate::audit::{Access, Attempt, Outcome};
-use crate::capture::{self, Destination};
+use crate::capture::{self, Destination, Sha256};
 use crate::catalogue::Upstream;
 use crate::credentials::Credential;
 use crate::dial::{DialError, Facts, Hop, ResponseBody};
@@ -262,27 +262,28 @@ async fn attempt(
         Ok(Err(error)) => (None, Some(error.word())),
         Err(_) => (None, Some("ended")),
     };
-    remember(passage, span, began, &facts, status, error);
+    let shown = standing.as_ref().filter(|_| permit.upstream().tls.client_certificate).and_then(|standing| standing.svid.as_ref());
+    let certificate = shown.map(|svid| svid.sha256);
+    remember(passage, span, began, &facts, certificate, (status, error));
     if !facts.reused && status.is_some() {
         worker.shared().spoken.learn(clearance.destination(), facts.version);
     }
     sent
 }
 
-fn remember(passage: &Passage, span: [u8; 8], began: Duration, facts: &Facts, status: Option<StatusCode>, error: Option<&'static str>) {
+/// Notes one attempt, with exeat's own certificate where the connection was opened with one, and the answer's status or why there is none.
+fn remember(
+    passage: &Passage,
+    span: [u8; 8],
+    began: Duration,
+    facts: &Facts,
+    certificate: Option<Sha256>,
+    (status, error): (Option<StatusCode>, Option<&'static str>),
+) {
     let ended = passage.conn().worker().clock().instant().saturating_duration_since(passage.began());
-    let attempt = Attempt {
-        span,
-        began,
-        ended,
-        address: facts.address,
-        version: facts.version,
-        reused: facts.reused,
-        connect: facts.connect,
-        status,
-        error,
-    };
-    passage.note(|access| access.attempts.push(attempt));
+    let (address, version, reused, connect) = (facts.address, facts.version, facts.reused, facts.connect);
+    passage
+        .note(|access| access.attempts.push(Attempt { span, began, ended, address, version, reused, certificate, connect, status, error }));
 }
 
 /// A CONNECT: judged by host, then either carried as bytes or looked into.
@@ -311,7 +312,7 @@ async fn connect(passage: &Rc<Passage>) -> Result<Passed, Failure> {
     let span = worker.ids().borrow_mut().span();
     let began = worker.clock().instant().saturating_duration_since(passage.began());
     let dialled = until_ended(passage, worker.dialer().tunnel(&hop, &mut facts)).await?;
-    remember(passage, span, began, &facts, None, dialled.as_ref().err().map(DialError::word));
+    remember(passage, span, began, &facts, None, (None, dialled.as_ref().err().map(DialError::word)));
     dialled.map(Passed::Tunnel).map_err(|error| error.refusal().into())
 }
 

@@ -10,6 +10,7 @@ use rustls::client::Resumption;
 use rustls::client::danger::ServerCertVerifier;
 use rustls::sign::{CertifiedKey, SingleCertAndKey};
 use rustls::{ClientConfig, RootCertStore};
+use rustls_pki_types::pem::PemObject as _;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, ServerName};
 
 use super::error::TlsError;
@@ -51,8 +52,28 @@ impl OwnCertificate {
     /// # Errors
     /// Not such a key, or the key of another certificate.
     pub fn new(chain: Vec<CertificateDer<'static>>, key: &Secret) -> Result<Self, TlsError> {
+        Self::of(chain, &PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.expose())))
+    }
+
+    /// From a chain, leaf first, and its key in PEM.
+    ///
+    /// # Errors
+    /// No certificate, no key, or the key of another certificate.
+    pub fn from_pem(chain: &[u8], key: &Secret) -> Result<Self, TlsError> {
+        let unusable = |why: String| TlsError::Configuration(why);
+        let chain: Vec<CertificateDer<'static>> = CertificateDer::pem_slice_iter(chain)
+            .collect::<Result<_, _>>()
+            .map_err(|error| unusable(format!("its certificate: {error}")))?;
+        if chain.is_empty() {
+            return Err(TlsError::NoCertificate);
+        }
+        let key =
+            PrivateKeyDer::from_pem_slice(key.expose()).map_err(|_| unusable("its key is no unencrypted private key in PEM".to_owned()))?;
+        Self::of(chain, &key)
+    }
+
+    fn of(chain: Vec<CertificateDer<'static>>, der: &PrivateKeyDer<'_>) -> Result<Self, TlsError> {
         let bad = |error: rustls::Error| TlsError::Configuration(format!("the key of its own certificate cannot be used: {error}"));
-        let der = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.expose()));
         let signer = super::provider().key_provider.load_private_key(der.clone_key()).map_err(bad)?;
         let certified = CertifiedKey::new(chain, signer);
         certified.keys_match().map_err(bad)?;

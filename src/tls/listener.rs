@@ -5,48 +5,63 @@ use std::sync::Arc;
 
 use rustls::client::danger::HandshakeSignatureValid;
 use rustls::crypto::{WebPkiSupportedAlgorithms, verify_tls12_signature, verify_tls13_signature};
-use rustls::server::NoServerSessionStorage;
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
+use rustls::server::{ClientHello, NoServerSessionStorage, ResolvesServerCert};
+use rustls::sign::CertifiedKey;
 use rustls::{DigitallySignedStruct, DistinguishedName, Error, ServerConfig, SignatureScheme};
-use rustls_pki_types::pem::PemObject as _;
-use rustls_pki_types::{CertificateDer, PrivateKeyDer, UnixTime};
+use rustls_pki_types::{CertificateDer, UnixTime};
+use x509_parser::certificate::X509Certificate;
+use x509_parser::prelude::FromDer as _;
 
-use super::client::Alpn;
+use super::client::{Alpn, OwnCertificate};
 use super::error::TlsError;
-use crate::secret::Secret;
+use crate::clock::Timestamp;
+
+/// How rustls says that its resolver had no certificate.
+const NOTHING_SHOWN: &str = "no server certificate chain resolved";
 
 /// Judges the chain that a client shows, leaf first; the error is for the operator.
 pub type ClientJudge = Arc<dyn Fn(&[CertificateDer<'_>]) -> Result<(), String> + Send + Sync>;
 
-/// A configuration that shows this chain (PEM) and, with a judge, lets in only clients whose certificate passes and who prove its key.
+/// What a listener shows at the moment of a handshake; `None`: it has nothing to show.
+pub type Shown = Arc<dyn Fn() -> Option<OwnCertificate> + Send + Sync>;
+
+/// A configuration that shows this certificate and, with a judge, lets in only clients whose certificate passes and who prove its key.
 /// No session is resumed: each connection shows its certificate anew.
 ///
 /// # Errors
-/// No certificate, no key, or a key of another certificate.
-pub fn listener_config(chain: &[u8], key: &Secret, judge: Option<ClientJudge>) -> Result<Arc<ServerConfig>, TlsError> {
-    let unusable = |why: String| TlsError::Configuration(why);
-    let chain: Vec<CertificateDer<'static>> =
-        CertificateDer::pem_slice_iter(chain).collect::<Result<_, _>>().map_err(|error| unusable(format!("its certificate: {error}")))?;
-    if chain.is_empty() {
-        return Err(TlsError::NoCertificate);
-    }
-    let key =
-        PrivateKeyDer::from_pem_slice(key.expose()).map_err(|_| unusable("its key is no unencrypted private key in PEM".to_owned()))?;
+/// The cryptography of this build cannot speak TLS.
+pub fn listener_config(shown: Shown, judge: Option<ClientJudge>) -> Result<Arc<ServerConfig>, TlsError> {
     let provider = super::provider();
     let builder = ServerConfig::builder_with_provider(Arc::clone(&provider))
         .with_safe_default_protocol_versions()
-        .map_err(|error| unusable(error.to_string()))?;
+        .map_err(|error| TlsError::Configuration(error.to_string()))?;
     let builder = match judge {
         Some(judge) => {
             builder.with_client_cert_verifier(Arc::new(Judged { judge, algorithms: provider.signature_verification_algorithms }))
         }
         None => builder.with_no_client_auth(),
     };
-    let mut config = builder.with_single_cert(chain, key).map_err(|error| unusable(error.to_string()))?;
+    let mut config = builder.with_cert_resolver(Arc::new(Now(shown)));
     config.alpn_protocols = Alpn::Both.protocols();
     config.session_storage = Arc::new(NoServerSessionStorage {});
     config.send_tls13_tickets = 0;
     Ok(Arc::new(config))
+}
+
+/// Shows what there is now.
+struct Now(Shown);
+
+impl fmt::Debug for Now {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Now")
+    }
+}
+
+impl ResolvesServerCert for Now {
+    fn resolve(&self, _hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        (self.0)().map(|own| own.certified())
+    }
 }
 
 /// Asks the judge; the proof of the key is rustls's to verify.
@@ -105,6 +120,8 @@ impl ClientCertVerifier for Judged {
 pub enum ClientFault {
     /// It is known not to be let in, and why.
     Refused(String),
+    /// exeat has no certificate to show.
+    NotReady,
     /// It speaks something else, or went away.
     Broken(String),
 }
@@ -115,9 +132,17 @@ pub fn client_fault(error: &std::io::Error) -> ClientFault {
     let Some(why) = error.get_ref().and_then(|inner| inner.downcast_ref::<Error>()) else { return ClientFault::Broken(error.to_string()) };
     #[expect(clippy::wildcard_enum_match_arm, reason = "a foreign, growing list: all else is shown in its own words")]
     match why {
+        Error::General(why) if why == NOTHING_SHOWN => ClientFault::NotReady,
         Error::General(why) => ClientFault::Refused(why.clone()),
         Error::NoCertificatesPresented => ClientFault::Refused("it showed no certificate".to_owned()),
         Error::InvalidCertificate(_) | Error::PeerMisbehaved(_) => ClientFault::Refused(why.to_string()),
         other => ClientFault::Broken(other.to_string()),
     }
+}
+
+/// When a certificate ends; `None` for what is no certificate.
+#[must_use]
+pub fn not_after(certificate: &CertificateDer<'_>) -> Option<Timestamp> {
+    let (_, parsed) = X509Certificate::from_der(certificate).ok()?;
+    Timestamp::from_second(parsed.validity().not_after.timestamp()).ok()
 }

@@ -191,11 +191,12 @@ fn a_certificate_is_asked_again_for_every_request() {
     let (port, host, roots) = (exeat.port("door"), up.authority(), server.0.pem());
     let mut short = client(&roots, Some(trusted.svid("app", 4)), &["http/1.1"], port);
     assert!(ask(&mut short, &host, "/short").expect("an answer").starts_with("http/1.1 200"));
-    let refused = until("the certificate to expire", || {
-        let head = ask(&mut short, &host, "/short").expect("an answer");
-        (!head.starts_with("http/1.1 200")).then_some(head)
-    });
-    assert!(refused.starts_with("http/1.1 403") && refused.contains("exeat-refusal: unauthenticated"), "{refused}");
+    // exeat ends the connection between two requests, before its certificate does: nobody who has a fresh one is refused for this.
+    let began = std::time::Instant::now();
+    while let Ok(head) = ask(&mut short, &host, "/short") {
+        assert!(head.starts_with("http/1.1 200"), "{head}");
+    }
+    assert!(began.elapsed() < Duration::from_secs(4), "{:?}", began.elapsed());
     // The bundle is withdrawn while a connection lives.
     let mut long = client(&roots, Some(trusted.svid("two", 600)), &["http/1.1"], port);
     assert!(ask(&mut long, &host, "/long").expect("an answer").starts_with("http/1.1 200"));

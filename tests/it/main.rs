@@ -30,6 +30,7 @@ mod idle;
 mod leases;
 mod limits;
 mod kubernetes;
+mod mesh;
 mod misdirection;
 mod processes;
 mod protocols;

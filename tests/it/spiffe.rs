@@ -100,6 +100,9 @@ fn nobody_is_let_through_before_the_first_identity_and_readyz_says_so() {
     let record = exeat.record("the request", |record| record["http"]["path"] == "/now" || record["path"] == "/now");
     let text = record.to_string();
     assert!(text.contains(APP) && text.contains("\"spiffe\""), "{text}");
+    let updated = exeat.record("the identity", |record| record["event"] == "identity_updated");
+    let shown = &record["attempts"][0]["certificate_sha256"];
+    assert!(shown.as_str().is_some_and(|text| text.len() == 64) && *shown == updated["certificate_sha256"], "{record} {updated}");
     assert!(exeat.metric(&["exeat_identity_expiry_timestamp_seconds", "pod"]) > 1e9);
     let served = pod.api.served();
     assert!(served.calls.iter().all(|(_, secured)| *secured), "every call carries the security header");
@@ -216,8 +219,13 @@ fn what_is_withdrawn_ends_at_once_and_comes_back_with_the_identity() {
         ("InvalidArgument", &|| pod.api.change(|served| served.fault = Fault::Invalid)),
     ];
     for (what, withdraw) in withdrawals {
-        pod.rotate();
+        let before = up.connections().len();
+        let certificate = pod.rotate();
         exeat.ready();
+        assert_eq!(get(&exeat, "/back").status, 200, "{what}");
+        let opened = up.seen().pop().expect("a request").connection;
+        assert!(opened >= before, "{what}: a pooled connection of a certificate that was withdrawn was used");
+        assert_eq!(up.connections()[opened].client.as_deref(), Some(&*certificate), "{what}");
         let mut live = exeat.wire("mesh");
         live.send(b"GET /sse/100 HTTP/1.1\r\nHost: localhost\r\n\r\n");
         let head = live.open_answer().expect("a head");

@@ -10,8 +10,9 @@ use std::time::{Duration, Instant};
 
 use crate::harness::exeat::{APP, Capture, DOMAIN, policy_head};
 use crate::harness::wire::request;
-use crate::harness::{Exeat, House, Wire, free_port, skipped};
+use crate::harness::{Exeat, House, Upstream, Wire, free_port, skipped};
 
+const CALLER: &str = "spiffe://it.test/ns/it/sa/caller";
 const LEDGER: &str = "spiffe://it.test/ns/it/sa/ledger";
 /// Life of an SVID. SPIRE backdates by 10 s, so half of its life is over when it is born: the agent renews at each sync, once a second.
 const LIFE: &str = "10";
@@ -208,6 +209,33 @@ impl Load {
     }
 }
 
+/// A caller on go-spiffe: a program of its own, so that the agent tells it from others.
+struct Caller {
+    log: PathBuf,
+    _process: Process,
+}
+
+impl Caller {
+    /// Asks at the steady rate; the caller's own path must be registered.
+    fn start(program: &Path, spire: &Spire, port: u16) -> Self {
+        let (log, endpoint) = (spire.dir.path().join("caller.log"), spire.endpoint());
+        let url = format!("https://127.0.0.1:{port}/called");
+        let process = spawn(program, &["call", &url, APP, &RATE.to_string()], &log, &[("SPIFFE_ENDPOINT_SOCKET", &endpoint)]);
+        Self { log, _process: process }
+    }
+
+    /// What it said last.
+    fn said(&self) -> String {
+        let text = fs::read_to_string(&self.log).unwrap_or_default();
+        text.lines().rfind(|line| line.contains("last=")).unwrap_or(&text).to_owned()
+    }
+
+    fn count(&self, what: &str) -> usize {
+        let word = format!("{what}=");
+        self.said().split(' ').find_map(|part| part.strip_prefix(&word)?.parse().ok()).unwrap_or(0)
+    }
+}
+
 fn get(exeat: &Exeat, path: &str) -> crate::harness::Answer {
     exeat.ask("mesh", "GET", path, "localhost", &[])
 }
@@ -220,6 +248,9 @@ fn rotation_restart_and_withdrawal_against_spire_and_go_spiffe() {
     let mut spire = Spire::start(server, agent);
     let entry = spire.register(APP, Path::new(env!("CARGO_BIN_EXE_exeat")));
     spire.register(LEDGER, &peer);
+    let caller = spire.dir.path().join("mesh-caller");
+    fs::copy(&peer, &caller).expect("copied");
+    spire.register(CALLER, &caller);
     let port = free_port();
     let endpoint = spire.endpoint();
     let _peer = patiently("the upstream's first SVID", || {
@@ -232,13 +263,19 @@ fn rotation_restart_and_withdrawal_against_spire_and_go_spiffe() {
         })
         .then_some(peer)
     });
-    let policy = policy_head("base") + "  - { id: bare, effect: allow, to: [up], methods: [GET], paths: [\"/**\"], grant: none }\n";
+    let policy = policy_head("base").replace("rules:", &format!("  caller: {{ spiffe: \"{CALLER}\" }}\nrules:"))
+        + "  - { id: bare, effect: allow, to: [up], methods: [GET], paths: [\"/**\"], grant: none }\n"
+        + "  - { id: called, effect: allow, from: [caller], to: [inner], methods: [GET], paths: [\"/**\"], grant: none }\n";
+    let inner = Upstream::http();
     let upstream = format!(
         "{{ owner: team@example.com, origins: [\"https://localhost:{port}\"], reach: {{ networks: [127.0.0.0/8, \"::1/128\"] }}, tls: {{ client_certificate: svid, spiffe_id: \"{LEDGER}\" }} }}"
     );
     let exeat = House::new()
         .identity("pod", &format!("{{ spiffe: {{ socket: \"{endpoint}\" }} }}"))
         .listener_for("mesh", Capture::Route("up"), "pod")
+        .identity("callers", &format!("{{ client_cert: {{ trust: {{ workload_api: {{ socket: \"{endpoint}\" }} }} }} }}"))
+        .listener_with("door", Capture::Route("inner"), "callers", "tls: { svid: callers }")
+        .upstream("inner", &inner)
         .raw_upstream("up", &upstream)
         .policy("base.yaml", &policy)
         .spawn();
@@ -249,15 +286,27 @@ fn rotation_restart_and_withdrawal_against_spire_and_go_spiffe() {
     assert_eq!(get(&exeat, "/first").status, 200);
 
     let load = Load::start(exeat.port("mesh"));
-    patiently("the rotations", || (load.serials() > ROTATIONS).then_some(()));
+    let caller = Caller::start(&caller, &spire, exeat.port("door"));
+    let rotated = || load.serials().min(caller.count("own")).min(caller.count("server"));
+    patiently("the rotations", || (rotated() > ROTATIONS).then_some(()));
     // The agent dies in the middle of it, and comes back as the one that it was.
     drop(spire.running.take());
     spire.attest(&[]);
-    let before = load.serials();
-    patiently("a rotation by the agent that came back", || (load.serials() > before + 2).then_some(()));
+    let before = (load.serials(), caller.count("own"), caller.count("server"));
+    patiently("a rotation by the agent that came back", || {
+        let now = (load.serials(), caller.count("own"), caller.count("server"));
+        (now.0 > before.0 + 2 && now.1 > before.1 + 2 && now.2 > before.2 + 2).then_some(())
+    });
+    let told_by_caller = caller.said();
     let (sent, rate, failed, serials) = load.end();
-    println!("spire: {serials} certificates seen by the upstream, {sent} requests at {rate:.0}/s, {} failed", failed.len());
+    println!(
+        "spire: towards go-spiffe: {serials} certificates seen by the upstream, {sent} requests at {rate:.0}/s, {} failed",
+        failed.len()
+    );
+    println!("spire: from go-spiffe: own is the caller's certificates, server is exeat's: {told_by_caller}");
     assert!(failed.is_empty(), "{failed:?}");
+    let why = || exeat.audit().into_iter().find(|record| record["listener"] == "door" && record["code"] == "unauthenticated");
+    assert_eq!(caller.count("failed"), 0, "{}\n{:?}", caller.said(), why());
 
     let deleted = spire.ask(&["entry", "delete", "-entryID", &entry]);
     assert!(deleted.status.success());
@@ -274,13 +323,20 @@ fn rotation_restart_and_withdrawal_against_spire_and_go_spiffe() {
         }
         Some(answer)
     });
-    let first_bad = Instant::now();
+    let (first_bad, at) = (Instant::now(), jiff::Timestamp::now());
     refused.must_refuse(403, "unauthenticated");
     (0..50).for_each(|_| get(&exeat, "/deleted").must_refuse(403, "unauthenticated"));
+    patiently("the go-spiffe caller to be refused", || (caller.count("failed") > 0).then_some(()));
+    // exeat's own log says when the Workload API told it.
+    let log = exeat.output();
+    let line = log.lines().find(|line| line.contains("the identity is withdrawn")).expect("the withdrawal is told");
+    let line: serde_json::Value = serde_json::from_str(line).expect("JSON");
+    let told: jiff::Timestamp = line["timestamp"].as_str().and_then(|time| time.parse().ok()).expect("a time");
+    let after = at.duration_since(told);
     println!(
-        "spire: entry deleted, first refusal after {:?}, {:?} after the last answer; the Workload API said so at: {}",
+        "spire: entry deleted, first refusal {:?} after the deletion, {after:?} after the Workload API told exeat, {:?} after the last answer",
         first_bad - began,
         first_bad - last_good,
-        exeat.output().lines().rfind(|line| line.contains("withdrawn")).unwrap_or_default()
     );
+    assert!(after < jiff::SignedDuration::from_secs(1), "{after:?}: {line}");
 }

@@ -3,5 +3,5 @@
 mod config;
 mod source;
 
-pub(super) use config::ClientCertConfig;
+pub(super) use config::{ClientCertConfig, Trust};
 pub use source::{Certificate, ClientCert};

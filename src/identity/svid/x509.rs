@@ -1,5 +1,6 @@
 //! `X509Svid`: the identity that a certificate chain proves.
 
+use std::fmt::Write as _;
 use std::time::Duration;
 
 use rustls_pki_types::{CertificateDer, UnixTime};
@@ -92,6 +93,8 @@ pub struct X509Svid {
     pub not_before: Timestamp,
     /// Until when.
     pub not_after: Timestamp,
+    /// The leaf's serial number in hex, as its issuer logs it.
+    pub serial: Box<str>,
 }
 
 /// One rule of a leaf.
@@ -139,7 +142,12 @@ impl X509Svid {
         let date = |at: i64| Timestamp::from_second(at).map_err(|_| X509Fault::Extension("validity"));
         let validity = leaf.validity();
         let (not_before, not_after) = (date(validity.not_before.timestamp())?, date(validity.not_after.timestamp())?);
-        Ok(Self { id, not_before, not_after })
+        let serial = leaf.raw_serial().iter().fold(String::new(), |mut text, byte| {
+            let _written = write!(text, "{byte:02x}");
+            text
+        });
+        let serial = serial.into_boxed_str();
+        Ok(Self { id, not_before, not_after, serial })
     }
 }
 

@@ -15,9 +15,11 @@ use hyper::body::{Frame, Incoming};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use prost::Message as _;
 use rcgen::{BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose, SanType};
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
+use rustls::client::WebPkiServerVerifier;
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, ServerName, UnixTime};
 use rustls::server::WebPkiClientVerifier;
-use rustls::{RootCertStore, ServerConfig};
+use rustls::{CertificateError, ClientConfig, DigitallySignedStruct, RootCertStore, ServerConfig};
 use serde_json::{Value, json};
 use tokio::sync::{oneshot, watch};
 
@@ -78,6 +80,24 @@ impl TrustDomain {
         String::from_utf8(self.jwt.sign("JWT", &claims).expect("signed").expose().to_vec()).expect("text")
     }
 
+    /// A TLS client that shows this SVID, and believes a server that proves this SPIFFE ID to this trust domain.
+    pub fn client(&self, svid: &Svid, server: &str, alpn: &[&str]) -> Arc<ClientConfig> {
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let mut roots = RootCertStore::empty();
+        roots.add(self.root.clone()).expect("a root");
+        let chain = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), Arc::clone(&provider)).build().expect("a verifier");
+        let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(svid.key.clone()));
+        let mut config = ClientConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .expect("versions")
+            .dangerous()
+            .with_custom_certificate_verifier(Arc::new(ById { chain, id: server.to_owned() }))
+            .with_client_auth_cert(vec![svid.leaf.clone().into()], key)
+            .expect("a certificate");
+        config.alpn_protocols = alpn.iter().map(|name| name.as_bytes().to_vec()).collect();
+        Arc::new(config)
+    }
+
     /// A TLS server that shows this SVID and demands one of these trust domains.
     pub fn server(svid: &Svid, clients: &[&Self], alpn: &[&str]) -> Arc<ServerConfig> {
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
@@ -95,6 +115,60 @@ impl TrustDomain {
             .expect("certificate");
         config.alpn_protocols = alpn.iter().map(|name| name.as_bytes().to_vec()).collect();
         Arc::new(config)
+    }
+}
+
+/// Verifies the chain as ever, and a SPIFFE ID in the place of a name.
+#[derive(Debug)]
+struct ById {
+    chain: Arc<WebPkiServerVerifier>,
+    id: String,
+}
+
+impl ServerCertVerifier for ById {
+    fn verify_server_cert(
+        &self,
+        leaf: &CertificateDer<'_>,
+        signers: &[CertificateDer<'_>],
+        name: &ServerName<'_>,
+        ocsp: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        use x509_parser::prelude::FromDer as _;
+        let by_name = |error: &rustls::Error| {
+            let rustls::Error::InvalidCertificate(error) = error else { return false };
+            matches!(error, CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. })
+        };
+        match self.chain.verify_server_cert(leaf, signers, name, ocsp, now) {
+            Err(error) if !by_name(&error) => return Err(error),
+            Ok(_) | Err(_) => {}
+        }
+        let (_, parsed) = x509_parser::certificate::X509Certificate::from_der(leaf).expect("a certificate");
+        let names = parsed.subject_alternative_name().expect("names").map(|names| names.value.general_names.clone()).unwrap_or_default();
+        let proven = names.iter().any(|name| matches!(name, x509_parser::extensions::GeneralName::URI(uri) if *uri == self.id));
+        if proven { Ok(ServerCertVerified::assertion()) } else { Err(rustls::Error::General(format!("not `{}`", self.id))) }
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        self.chain.verify_tls12_signature(message, certificate, signature)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        self.chain.verify_tls13_signature(message, certificate, signature)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<rustls::SignatureScheme> {
+        self.chain.supported_verify_schemes()
     }
 }
 

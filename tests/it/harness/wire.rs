@@ -4,10 +4,11 @@ use std::io::{self, ErrorKind, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rustls::pki_types::ServerName;
-use rustls::{ClientConnection, StreamOwned};
+use rustls::{ClientConfig, ClientConnection, StreamOwned};
 
 use super::h1::{self, Fields};
 use super::{BOUND, pki};
@@ -109,14 +110,25 @@ impl Wire {
 
     /// Starts TLS inside, naming this server and trusting this PEM alone.
     pub fn tls(self, name: &str, pem: &str, alpn: &[&str]) -> io::Result<Self> {
+        self.secured(name, pki::client(pem, alpn))
+    }
+
+    /// Starts TLS inside, by this configuration.
+    pub fn secured(self, name: &str, config: Arc<ClientConfig>) -> io::Result<Self> {
         let Io::Tcp(mut tcp) = self.io else { panic!("TLS goes over TCP here") };
         tcp.set_read_timeout(Some(BOUND))?;
         let name = ServerName::try_from(name.to_owned()).map_err(io::Error::other)?;
-        let mut session = ClientConnection::new(pki::client(pem, alpn), name).map_err(io::Error::other)?;
+        let mut session = ClientConnection::new(config, name).map_err(io::Error::other)?;
         while session.is_handshaking() {
             session.complete_io(&mut tcp)?;
         }
         Ok(Self { io: Io::Tls(Box::new(StreamOwned::new(session, tcp))), buffer: Vec::new(), deadline: Instant::now() + BOUND })
+    }
+
+    /// The certificate that the other end showed.
+    pub fn certificate(&self) -> Option<Vec<u8>> {
+        let Io::Tls(stream) = &self.io else { return None };
+        stream.conn.peer_certificates()?.first().map(|leaf| leaf.to_vec())
     }
 
     /// The protocol that TLS agreed on.
