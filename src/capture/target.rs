@@ -105,6 +105,7 @@ fn absolute_name(parts: &Parts, proxied: bool) -> Result<Option<Name>, Refusal> 
 }
 
 /// The Host of a checked head: it has one at most, and nearly always in front, which is seen without hashing its name.
+#[must_use]
 pub fn host_field(headers: &HeaderMap) -> Option<&HeaderValue> {
     headers.iter().find(|(name, _)| **name == HOST).map(|(_, value)| value)
 }
