@@ -111,7 +111,7 @@ fn rules(count: usize, terms: &str) -> String {
             2 => format!("/v1/*/items/r{rule}"),
             _ => format!("/v2/r{rule}/**"),
         };
-        let condition = format!(", when: \"request.headers['x-env'] == 'e{}' && request.port == 443\"", rule % CONDITIONS);
+        let condition = format!(", when: \"request.headers['x-env'] == 'e{}' && request.port == 443\"", rule / 5 % CONDITIONS);
         let (effect, rest) = if rule % 50 == 7 { ("deny", String::new()) } else { ("allow", format!(", grant: token{terms}")) };
         let when = if rule % 5 == 3 { condition } else { String::new() };
         let to = rule * 13 % UPSTREAMS;
@@ -158,7 +158,7 @@ fn requests(count: usize, catalogue: &Catalogue) -> Vec<Asked> {
                 (_, 2) => format!("/v1/x/items/r{rule}"),
                 _ => format!("/v2/r{rule}/a/b"),
             };
-            let mut request = http::Request::builder().method("GET").uri(path).header("x-env", format!("e{}", rule % CONDITIONS));
+            let mut request = http::Request::builder().method("GET").uri(path).header("x-env", format!("e{}", rule / 5 % CONDITIONS));
             for header in 0..11 {
                 request = request.header(format!("x-header-{header}"), "value");
             }

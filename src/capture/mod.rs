@@ -19,4 +19,4 @@ pub use destination::{Destination, Host, HostError, Scheme, parse_authority};
 pub use head::{HeadLimits, check};
 pub use process::{Asks, Executable, Process, Sha256};
 pub use proof::Proof;
-pub use target::{Target, target};
+pub use target::{Target, host_field, target};

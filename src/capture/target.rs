@@ -5,7 +5,7 @@
 
 use http::header::HOST;
 use http::request::Parts;
-use http::{Method, Version};
+use http::{HeaderMap, HeaderValue, Method, Version};
 
 use super::arrival::{Arrival, Mode};
 use super::destination::{Host, Scheme, parse_authority};
@@ -104,8 +104,14 @@ fn absolute_name(parts: &Parts, proxied: bool) -> Result<Option<Name>, Refusal> 
     parse_authority(text).map(Some).map_err(|error| Refusal::new(Code::Malformed, format!("request target: {error}")))
 }
 
+/// The Host of a checked head: it has one at most, and nearly always in front, which is seen without hashing its name.
+#[must_use]
+pub fn host_field(headers: &HeaderMap) -> Option<&HeaderValue> {
+    headers.iter().find(|(name, _)| **name == HOST).map(|(_, value)| value)
+}
+
 fn host_name(parts: &Parts) -> Result<Option<Name>, Refusal> {
-    let Some(host) = parts.headers.get(HOST) else { return Ok(None) };
+    let Some(host) = host_field(&parts.headers) else { return Ok(None) };
     let text = host.to_str().map_err(|_| Refusal::new(Code::Malformed, "Host is not ASCII"))?;
     parse_authority(text).map(Some).map_err(|error| Refusal::new(Code::Malformed, format!("Host: {error}")))
 }

@@ -15,7 +15,7 @@ use crate::catalogue::{JWT_SVID, Origin, Upstream};
 use crate::clock::Clock;
 use crate::credentials::{Broker, Credential, IssueError};
 use crate::identity::{Attestation, Caller, Identified, IdentitySource, Workload};
-use crate::live::Live;
+use crate::live::{Live, Want};
 use crate::policy::{self, AccessRequest, Decision, GrantTerms, Leased, Permit, Plan, share_of};
 use crate::refusal::{Code, Refusal};
 use crate::secret::FingerprintKey;
@@ -54,7 +54,13 @@ impl Gate {
     ///
     /// # Errors
     /// The refusal, with its internal line for the record.
-    pub async fn pass(&self, snapshot: &Snapshot, arrival: &Arrival, parts: &Parts, access: &mut Access) -> Result<Clearance, Refusal> {
+    pub async fn pass(
+        &self,
+        snapshot: &Snapshot,
+        arrival: &Arrival,
+        parts: &Parts,
+        access: &mut Access,
+    ) -> Result<Box<Clearance>, Refusal> {
         let (upstream, destination) = place(snapshot, arrival, parts, access)?;
         let proof = self.identify(snapshot, arrival, parts, access).await?;
         self.judge(snapshot, arrival, parts, access, Judged { upstream: &upstream, destination, proof, tunnel: false }).await
@@ -72,7 +78,7 @@ impl Gate {
         }
         access.tunnel = true;
         let judged = Judged { upstream: &upstream, destination, proof, tunnel: true };
-        Ok(Connect::Tunnel(Box::new(self.judge(snapshot, arrival, parts, access, judged).await?)))
+        Ok(Connect::Tunnel(self.judge(snapshot, arrival, parts, access, judged).await?))
     }
 
     /// Whether a live passage would still be allowed by this snapshot, and by which permit; `parts` is the head that was judged, `lease` the
@@ -184,15 +190,19 @@ impl Gate {
         parts: &Parts,
         access: &mut Access,
         judged: Judged<'_>,
-    ) -> Result<Clearance, Refusal> {
+    ) -> Result<Box<Clearance>, Refusal> {
         let Judged { upstream, destination, proof, tunnel } = judged;
         let workload = &proof.workload;
         let (action, stripped) = self.read(snapshot, upstream, parts)?;
         access.grpc = action.grpc.is_some();
         let (share, peer) = (share_of(&access.trace.trace), &arrival.peer);
         let request = AccessRequest { workload, upstream, destination: &destination, action: &action, parts, peer, tunnel, share };
-        let Decision { outcome, would_be, .. } = self.decide(snapshot, &request, &stripped).await;
         let now = self.clock.now();
+        let mut decision = snapshot.policies.decide(&request, &stripped, &self.live, now);
+        if let Some(want) = decision.unreserved.take() {
+            decision = Box::pin(self.decide_again(snapshot, &request, &stripped, decision, want)).await;
+        }
+        let Decision { outcome, would_be, .. } = decision;
         let (findings, strip) = stripped.into_parts();
         access.findings = findings;
         if workload.attestation.is_presented() && arrival.tunnel.is_none() {
@@ -232,19 +242,30 @@ impl Gate {
             }
         };
         let Proof { source, .. } = proof;
-        Ok(Clearance { permit, destination, credential, strip, source })
+        Ok(Box::new(Clearance { permit, destination, credential, strip, source }))
     }
 
-    /// Decides; waits for the household only when a lease has uses left of which none is written down yet.
-    async fn decide(&self, snapshot: &Snapshot, request: &AccessRequest<'_>, stripped: &strip::Stripped) -> Decision {
+    /// A lease has uses left of which none is written down yet: waits for the household, and decides anew. Boxed by its only caller, so that
+    /// requests that never wait are no larger for it.
+    async fn decide_again(
+        &self,
+        snapshot: &Snapshot,
+        request: &AccessRequest<'_>,
+        stripped: &strip::Stripped,
+        mut decision: Decision,
+        mut want: Want,
+    ) -> Decision {
         for _ in 0..RESERVE_TRIES {
-            let mut decision = snapshot.policies.decide(request, stripped, &self.live, self.clock.now());
-            let Some(want) = decision.unreserved.take() else { return decision };
             if tokio::time::timeout(RESERVE, self.live.leases().reserved(want)).await.is_err() {
                 return decision;
             }
+            decision = snapshot.policies.decide(request, stripped, &self.live, self.clock.now());
+            want = match decision.unreserved.take() {
+                Some(want) => want,
+                None => return decision,
+            };
         }
-        snapshot.policies.decide(request, stripped, &self.live, self.clock.now())
+        decision
     }
 
     /// An issue that ended in vain because of a revocation or the end of a lease is refused as what it is.

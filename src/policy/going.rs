@@ -28,7 +28,7 @@ impl<'a> Going<'a> {
             Peer::Tcp { uid, .. } => *uid,
             Peer::Unix { uid, .. } => Some(*uid),
         };
-        let mut all = request.parts.headers.get_all(LEASE_HEADER).iter();
+        let mut all = request.parts.headers.iter().filter(|(name, _)| *name == LEASE_HEADER).map(|(_, value)| value);
         let named = match (all.next().map(|value| value.to_str()), all.next()) {
             (None, _) => Named::No,
             (Some(Ok(id)), None) => Named::Id(id),

@@ -182,7 +182,7 @@ fn lost() -> Refusal {
 /// could be renewed; and only without a body, which is gone once it was sent.
 async fn exchange(
     passage: &Rc<Passage>,
-    mut clearance: Clearance,
+    mut clearance: Box<Clearance>,
     wishes: Wishes,
     trace: &Trace,
     body: Incoming,
