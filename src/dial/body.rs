@@ -3,9 +3,7 @@
 use std::cell::Cell;
 use std::pin::Pin;
 use std::rc::Rc;
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
-use std::sync::{Arc, OnceLock};
-use std::task::{Context, Poll, Wake, Waker};
+use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
@@ -85,79 +83,16 @@ impl Drop for Seat {
     }
 }
 
-/// Wakes the task of an HTTP/1.1 connection, but not for nothing. The engine wakes it whenever a frame of a response body is taken, and when
-/// the body is dropped, to find behind the last frame that there is nothing to do: one of three polls of each request. What rings while a
-/// body is read or dropped to its end is not passed on; whatever else there is to know wakes the task as ever.
-#[derive(Debug, Default)]
-pub(super) struct Bell {
-    task: OnceLock<Waker>,
-    muted: AtomicBool,
-    rang: AtomicBool,
-}
-
-impl Bell {
-    /// Names the task that is woken; it is always the same one.
-    pub(super) fn is_of(&self, cx: &Context<'_>) {
-        self.task.get_or_init(|| cx.waker().clone());
-    }
-
-    fn mute(&self) {
-        self.muted.store(true, Relaxed);
-    }
-
-    /// `over`: what rang meanwhile need not be known.
-    fn unmute(&self, over: bool) {
-        self.muted.store(false, Relaxed);
-        if self.rang.swap(false, Relaxed)
-            && !over
-            && let Some(task) = self.task.get()
-        {
-            task.wake_by_ref();
-        }
-    }
-}
-
-impl Wake for Bell {
-    fn wake(self: Arc<Self>) {
-        self.wake_by_ref();
-    }
-
-    fn wake_by_ref(self: &Arc<Self>) {
-        if self.muted.load(Relaxed) {
-            self.rang.store(true, Relaxed);
-        } else if let Some(task) = self.task.get() {
-            task.wake_by_ref();
-        }
-    }
-}
-
 /// A response body. Dropping it before its end closes an HTTP/1.1 connection and resets an HTTP/2 stream.
 #[derive(Debug)]
 pub struct ResponseBody {
-    inner: Option<hyper::body::Incoming>,
-    /// Its place on an HTTP/2 connection.
+    inner: hyper::body::Incoming,
     seat: Option<Seat>,
-    /// Of its HTTP/1.1 connection.
-    bell: Option<Arc<Bell>>,
-    /// Its end was seen; an exact length tells that by itself.
-    ended: bool,
 }
 
 impl ResponseBody {
-    pub(super) const fn new(inner: hyper::body::Incoming, seat: Option<Seat>, bell: Option<Arc<Bell>>) -> Self {
-        Self { inner: Some(inner), seat, bell, ended: false }
-    }
-}
-
-impl Drop for ResponseBody {
-    fn drop(&mut self) {
-        if let Some(bell) = &self.bell
-            && (self.ended || self.is_end_stream())
-        {
-            bell.mute();
-            self.inner = None;
-            bell.unmute(true);
-        }
+    pub(super) const fn new(inner: hyper::body::Incoming, seat: Option<Seat>) -> Self {
+        Self { inner, seat }
     }
 }
 
@@ -166,27 +101,18 @@ impl Body for ResponseBody {
     type Error = hyper::Error;
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
-        let this = &mut *self;
-        let Some(inner) = &mut this.inner else { return Poll::Ready(None) };
-        if let Some(bell) = &this.bell {
-            bell.mute();
-        }
-        let polled = Pin::new(&mut *inner).poll_frame(cx);
-        this.ended = matches!(polled, Poll::Ready(None));
-        if let Some(bell) = &this.bell {
-            bell.unmute(this.ended || inner.is_end_stream());
-        }
+        let polled = Pin::new(&mut self.inner).poll_frame(cx);
         if matches!(polled, Poll::Ready(None | Some(Err(_)))) {
-            this.seat = None;
+            self.seat = None;
         }
         polled
     }
 
     fn is_end_stream(&self) -> bool {
-        self.inner.as_ref().is_none_or(Body::is_end_stream)
+        self.inner.is_end_stream()
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.inner.as_ref().map_or_else(|| SizeHint::with_exact(0), Body::size_hint)
+        self.inner.size_hint()
     }
 }

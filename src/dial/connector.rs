@@ -6,7 +6,6 @@ use std::net::SocketAddr;
 use std::pin::pin;
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
-use std::task::{Context, Waker};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -17,7 +16,6 @@ use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
-use super::body::Bell;
 use super::error::{DialError, Place};
 use super::hop::{Facts, Hop};
 use super::lane::{Lane, MOST_STREAMS, Met, Sender};
@@ -183,23 +181,13 @@ impl Connector {
         } else {
             let opened = http1_options().handshake(TokioIo::new(wire)).await;
             let (sender, connection) = opened.map_err(|error| protocol(facts, error))?;
-            let bell = Arc::new(Bell::default());
-            let own = Arc::clone(&bell);
             tokio::task::spawn_local(async move {
                 let _counted = counted;
-                let waker = Waker::from(Arc::clone(&own));
-                let mut connection = pin!(connection.with_upgrades());
-                drop(
-                    std::future::poll_fn(|cx| {
-                        own.is_of(cx);
-                        connection.as_mut().poll(&mut Context::from_waker(&waker))
-                    })
-                    .await,
-                );
+                drop(connection.with_upgrades().await);
             });
             facts.version = Version::HTTP_11;
             lane.speaks_h1.set(true);
-            Sender::H1(sender, bell)
+            Sender::H1(sender)
         };
         facts.connect = Some(self.clock.instant().saturating_duration_since(began));
         Ok((sender, met))

@@ -151,15 +151,15 @@ where
         facts: &Facts,
         response: Response<hyper::body::Incoming>,
     ) -> Result<Response<ResponseBody>, DialError> {
-        let (kept, bell, seat) = match sender {
-            Sender::H1(sender, bell) => (Some((sender, Arc::clone(&bell))), Some(bell), None),
-            Sender::H2(_, seat) => (None, None, Some(seat)),
+        let (kept, seat) = match sender {
+            Sender::H1(sender) => (Some(sender), None),
+            Sender::H2(_, seat) => (None, Some(seat)),
         };
         let switched = response.status() == StatusCode::SWITCHING_PROTOCOLS;
-        let response = accept(response, seat, bell, hop, facts)?;
-        if let Some((sender, bell)) = kept.filter(|_| !switched && !hop.upgrade) {
+        let response = accept(response, seat, hop, facts)?;
+        if let Some(sender) = kept.filter(|_| !switched && !hop.upgrade) {
             let now = self.inner.connector.clock.instant();
-            lane.keep(sender, bell, met, now, self.inner.limits.kept_per_key);
+            lane.keep(sender, met, now, self.inner.limits.kept_per_key);
         }
         Ok(response)
     }

@@ -2,7 +2,6 @@
 
 use std::future::Future;
 use std::pin::pin;
-use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -12,7 +11,7 @@ use http::{HeaderValue, Request, Response, StatusCode, Version};
 use http_body::Body;
 use hyper::client::conn::TrySendError;
 
-use super::body::{Bell, Outgoing, Progress, ResponseBody, Seat};
+use super::body::{Outgoing, Progress, ResponseBody, Seat};
 use super::error::{DialError, Place};
 use super::hop::{Facts, Hop};
 use super::lane::{Lane, Sender};
@@ -28,8 +27,7 @@ pub(super) enum Failed<B> {
 /// HTTP/1.1: origin form, and a `Host` (RFC 9112 sections 3.2.1 and 3.2).
 fn shape_h1<B>(request: &mut Request<B>, lane_host: &HeaderValue) {
     *request.version_mut() = Version::HTTP_11;
-    // Host stands in front nearly always, which is seen without hashing it.
-    if !request.headers().keys().any(|name| *name == HOST) {
+    if !request.headers().contains_key(HOST) {
         let host = request.uri().authority().and_then(|authority| HeaderValue::from_str(authority.as_str()).ok());
         request.headers_mut().insert(HOST, host.unwrap_or_else(|| lane_host.clone()));
     }
@@ -70,7 +68,7 @@ where
     let progress = request.body().progress();
     facts.sent = true;
     let answered = match sender {
-        Sender::H1(sender, _) => {
+        Sender::H1(sender) => {
             shape_h1(&mut request, &lane.host);
             in_time(sender.try_send_request(request), progress.as_deref(), hop).await
         }
@@ -165,7 +163,6 @@ fn chain(error: &hyper::Error) -> String {
 pub(super) fn accept(
     mut response: Response<hyper::body::Incoming>,
     seat: Option<Seat>,
-    bell: Option<Arc<Bell>>,
     hop: &Hop<'_>,
     facts: &Facts,
 ) -> Result<Response<ResponseBody>, DialError> {
@@ -175,8 +172,8 @@ pub(super) fn accept(
     }
     // The engine frames by Transfer-Encoding but leaves the overruled Content-Length in the head (RFC 9112 section 6.3): passed on, the
     // next reader could frame by it.
-    if response.headers().keys().any(|name| *name == TRANSFER_ENCODING) {
+    if response.headers().contains_key(TRANSFER_ENCODING) {
         response.headers_mut().remove(CONTENT_LENGTH);
     }
-    Ok(response.map(|body| ResponseBody::new(body, seat, bell)))
+    Ok(response.map(|body| ResponseBody::new(body, seat)))
 }

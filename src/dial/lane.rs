@@ -11,7 +11,7 @@ use http::uri::Authority;
 use hyper::client::conn::{http1, http2};
 use tokio::sync::Notify;
 
-use super::body::{Bell, Outgoing, Seat};
+use super::body::{Outgoing, Seat};
 use super::hop::Hop;
 use crate::capture::{Destination, Scheme};
 use crate::catalogue::{Protocol, Upstream};
@@ -51,7 +51,6 @@ pub(super) struct Met {
 
 struct Kept<B> {
     sender: http1::SendRequest<Outgoing<B>>,
-    bell: Arc<Bell>,
     since: Instant,
     met: Met,
 }
@@ -67,7 +66,7 @@ struct Shared<B> {
 
 /// A connection that can take a request now.
 pub(super) enum Sender<B> {
-    H1(http1::SendRequest<Outgoing<B>>, Arc<Bell>),
+    H1(http1::SendRequest<Outgoing<B>>),
     H2(http2::SendRequest<Outgoing<B>>, Seat),
 }
 
@@ -153,7 +152,7 @@ impl<B> Lane<B> {
             if entry.sender.is_ready() {
                 let entry = kept.remove(at);
                 if now.saturating_duration_since(entry.since) < idle {
-                    return Some((Sender::H1(entry.sender, entry.bell), entry.met));
+                    return Some((Sender::H1(entry.sender), entry.met));
                 }
             } else if entry.sender.is_closed() {
                 kept.remove(at);
@@ -171,7 +170,7 @@ impl<B> Lane<B> {
     }
 
     /// Keeps an HTTP/1.1 connection for the next request; it becomes ready by itself when this response's body has ended.
-    pub(super) fn keep(&self, sender: http1::SendRequest<Outgoing<B>>, bell: Arc<Bell>, met: Met, now: Instant, most: usize) {
+    pub(super) fn keep(&self, sender: http1::SendRequest<Outgoing<B>>, met: Met, now: Instant, most: usize) {
         if sender.is_closed() {
             return;
         }
@@ -180,7 +179,7 @@ impl<B> Lane<B> {
             // The one at the front has been waiting longest; if a body is still coming on it, it ends by itself after that.
             kept.remove(0);
         }
-        kept.push(Kept { sender, bell, since: now, met });
+        kept.push(Kept { sender, since: now, met });
     }
 
     /// Adds an HTTP/2 connection and takes the first place on it.

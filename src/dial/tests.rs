@@ -19,7 +19,6 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpListener;
 use tokio::task::{LocalSet, spawn_local};
 
-use super::super::body::Bell;
 use super::*;
 use crate::address::OwnListeners;
 use crate::capture::{Destination, Host, Scheme};
@@ -213,20 +212,6 @@ async fn a_connection_is_reused_once_its_response_has_ended() {
 }
 
 #[tokio::test]
-async fn a_body_whose_length_was_not_told_frees_its_connection_too() {
-    worker(async {
-        let port = raw(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n2\r\nab\r\n0\r\n\r\n").await;
-        let ((_, dialer), upstream) = (dialer(), upstream(|_| {}));
-        let place = destination(Scheme::Http, "ledger.example", port);
-        let hop = hop(&upstream, &place);
-        assert_eq!(send(&dialer, &hop, get("/")).await.1.unwrap(), "ab");
-        // What comes next is an echo and no answer; that the connection was taken again is what is asked here.
-        assert!(send(&dialer, &hop, get("/")).await.0.reused);
-    })
-    .await;
-}
-
-#[tokio::test]
 async fn a_connection_that_is_still_receiving_is_not_taken() {
     worker(async {
         let port = raw(b"HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\nab").await;
@@ -255,13 +240,7 @@ async fn a_request_that_met_a_dead_connection_asks_before_it_is_sent_again() {
             let mut connection = Box::pin(connection);
             assert!(connection.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending());
             let lane = dialer.inner.pool.borrow_mut().lane(&hop, 8, clock.instant(), Duration::from_secs(1)).unwrap();
-            lane.keep(
-                sender,
-                Arc::new(Bell::default()),
-                Met { address: "127.0.0.1:1".parse().unwrap(), key_exchange: None },
-                clock.instant(),
-                8,
-            );
+            lane.keep(sender, Met { address: "127.0.0.1:1".parse().unwrap(), key_exchange: None }, clock.instant(), 8);
             let (mut facts, mut asked) = (Facts::default(), 0);
             let mut again = || {
                 asked += 1;
