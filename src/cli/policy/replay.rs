@@ -19,6 +19,9 @@ use crate::policy::{Bounds, PolicyFile, PolicySet, Which};
 use crate::written::{Diagnostic, Source};
 
 #[derive(Debug, clap::Args)]
+#[command(
+    after_help = "Leases and limits are not asked again: no record tells what they held, so a rule that wants them counts as if they were there."
+)]
 #[expect(clippy::struct_excessive_bools, reason = "each is a flag of its own on the command line")]
 pub(in crate::cli) struct ReplayArgs {
     #[command(flatten)]
