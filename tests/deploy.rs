@@ -136,3 +136,53 @@ fn the_images_file_system_runs_the_binary() {
     assert!(ran.status.success(), "{}", String::from_utf8_lossy(&ran.stderr));
     assert!(String::from_utf8_lossy(&ran.stdout).contains(env!("CARGO_PKG_VERSION")), "{}", String::from_utf8_lossy(&ran.stdout));
 }
+
+/// Name and version of everything that is locked.
+fn locked() -> Vec<(String, String)> {
+    let lock = read("Cargo.lock");
+    let field = |package: &str, name: &str| {
+        let line = package.lines().find_map(|line| line.strip_prefix(&format!("{name} = ")));
+        line.unwrap_or_default().trim_matches('"').to_owned()
+    };
+    lock.split("[[package]]").skip(1).map(|package| (field(package, "name"), field(package, "version"))).collect()
+}
+
+#[test]
+fn the_bill_of_materials_is_what_the_lock_file_pins() {
+    if Command::new("python3").args(["-c", "import tomllib"]).output().map_or(true, |python| !python.status.success()) {
+        println!("skipped: python3 (3.11) not present");
+        return;
+    }
+    let made = output(&mut Command::new(root().join("deploy/sbom")));
+    assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+    let bill: Value = serde_json::from_slice(&made.stdout).expect("JSON");
+    assert_eq!((&bill["bomFormat"], &bill["specVersion"]), (&Value::from("CycloneDX"), &Value::from("1.5")));
+    let (components, locked) = (bill["components"].as_array().expect("components"), locked());
+    for component in components {
+        let pinned = locked.iter().any(|(name, version)| component["name"] == **name && component["version"] == **version);
+        assert!(pinned, "not locked: {component}");
+        let sum = component["hashes"][0]["content"].as_str().unwrap_or_default();
+        assert!(sum.len() == 64 && component["licenses"][0]["expression"].is_string(), "{component}");
+    }
+    let scope = |name: &str| components.iter().find(|component| component["name"] == name).map(|component| component["scope"].clone());
+    for (name, expected) in [("hyper", Some("required")), ("aws-lc-sys", Some("required")), ("serde_derive", Some("excluded"))] {
+        assert_eq!(scope(name), expected.map(Value::from), "{name}");
+    }
+    for absent in ["proptest", "insta", "ring", "openssl-sys"] {
+        assert_eq!(scope(absent), None, "{absent} is of tests, or banned");
+    }
+}
+
+#[test]
+fn the_notes_are_of_the_versions_that_are_locked() {
+    let (page, locked) = (read("docs/supply-chain.md"), locked());
+    let (_, notes) = page.split_once("## What parses foreign bytes").expect("the notes");
+    let crates: Vec<_> = notes.lines().filter_map(|line| line.strip_prefix("| `")?.split('`').next()?.split_once(' ')).collect();
+    assert!(crates.len() > 15, "{crates:?}");
+    for (name, version) in crates {
+        assert!(
+            locked.iter().any(|(known, pinned)| known == name && pinned == version),
+            "docs/supply-chain.md speaks of {name} {version}: look at what changed, then say so there"
+        );
+    }
+}
