@@ -1,7 +1,7 @@
 //! One request on one connection: shaped for its HTTP version, sent, and waited for.
 
 use std::future::Future;
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -70,12 +70,12 @@ where
     let answered = match sender {
         Sender::H1(sender) => {
             shape_h1(&mut request, &lane.host);
-            in_time(sender.try_send_request(request), progress.as_deref(), hop).await
+            in_time(pin!(sender.try_send_request(request)), progress.as_deref(), hop).await
         }
         Sender::H2(sender, _) => {
             let scheme = if hop.destination.scheme == crate::capture::Scheme::Https { Scheme::HTTPS } else { Scheme::HTTP };
             shape_h2(&mut request, scheme, &lane.host, &lane.authority);
-            in_time(sender.try_send_request(request), progress.as_deref(), hop).await
+            in_time(pin!(sender.try_send_request(request)), progress.as_deref(), hop).await
         }
     };
     match answered {
@@ -94,9 +94,8 @@ const STALLED: &str = "the silence of the request body";
 /// Waits for the head. The deadline of the head runs from the end of the request body; while the body is being sent only its silence is
 /// judged. The timer is armed after the first poll and looks at the body when it fires, so a request without a body costs one timer and
 /// one with a body not one timer per frame: such a head may be up to one deadline late before it is given up.
-async fn in_time<F: Future>(answer: F, progress: Option<&Progress>, hop: &Hop<'_>) -> Result<F::Output, &'static str> {
+async fn in_time<F: Future>(mut answer: Pin<&mut F>, progress: Option<&Progress>, hop: &Hop<'_>) -> Result<F::Output, &'static str> {
     let deadlines = &hop.upstream.deadlines;
-    let mut answer = pin!(answer);
     let mut timer = pin!(tokio::time::sleep(deadlines.response_head));
     let (mut seen, mut silence) = (0, Duration::ZERO);
     loop {

@@ -233,7 +233,8 @@ impl Gate {
                 let credential = if let Some(credential) = cached {
                     credential
                 } else {
-                    let issued = self.broker.obtain(&permit, &snapshot.definitions).await;
+                    // Boxed: requests whose credential is at hand are no larger for it.
+                    let issued = Box::pin(self.broker.obtain(&permit, &snapshot.definitions)).await;
                     access.obtained = self.clock.instant().saturating_duration_since(access.began);
                     issued.map_err(|error| self.unissued(&permit, &error))?
                 };

@@ -5,6 +5,7 @@
 //!
 //! HTTP/2 is offered where the upstream is known to carry it, and to callers that know nothing else (gRPC): all else works over HTTP/1.1.
 
+use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -47,10 +48,10 @@ async fn look_inside(guard: Guard, mut stream: Stream, alpn: Alpn, destination: 
     let outer = guard.conn().arrival().clone();
     let proof = presented(&guard);
     let inside = move |scheme, sni| Arrival { proof, tunnel: Some(Destination { scheme, ..destination }), sni, ..outer };
-    let Ok(first) = until_ended(&guard, first_bytes(&mut stream, &worker)).await else { return };
+    let Ok(first) = until_ended(&guard, pin!(first_bytes(&mut stream, &worker))).await else { return };
     match first {
         Some(First::Tls) => {
-            let Ok(Some((stream, sni, http2))) = until_ended(&guard, end_tls(&guard, stream, alpn)).await else { return };
+            let Ok(Some((stream, sni, http2))) = until_ended(&guard, pin!(end_tls(&guard, stream, alpn))).await else { return };
             guard.complete();
             drop(guard);
             let arrival = inside(Scheme::Https, sni);

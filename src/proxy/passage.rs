@@ -6,7 +6,7 @@
 use std::borrow::Cow;
 use std::cell::{Cell, RefCell};
 use std::ops::{Deref, DerefMut};
-use std::pin::pin;
+use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
@@ -92,8 +92,9 @@ thread_local! {
 
 /// Drives one HTTP/2 stream, unless its passage is cut. The engine polls no body while the peer gives no flow-control window, so a caller
 /// that stops reading could hold a stream for ever; dropping the stream's future resets it and leaves its connection alone.
-pub(super) async fn drive_stream(stream: impl Future) {
-    let mut stream = pin!(stream);
+///
+/// Boxed at once: a task is moved several times until it stands in its place, and the engine's future of a stream is several KiB.
+pub(super) async fn drive_stream<F: Future>(mut stream: Pin<Box<F>>) {
     let mut passage: Option<Rc<Passage>> = None;
     std::future::poll_fn(|cx| {
         if passage.as_ref().is_some_and(|passage| passage.cut.get()) {

@@ -2,7 +2,7 @@
 //!
 //! Whatever becomes of it, its [`Guard`] gives one record: it moves into the answer's body, into a tunnel, or is dropped here.
 
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::Poll;
@@ -158,7 +158,8 @@ async fn pass(guard: &Guard, wishes: Wishes, trace: &Trace, body: Incoming) -> R
     let head = passage.head();
     worker.shared().via.check(&head.headers)?;
     if head.method == Method::CONNECT {
-        return connect(passage).await;
+        // Boxed: the usual request is no larger for it.
+        return Box::pin(connect(passage)).await;
     }
     if wishes.websocket {
         upgrade::check_request(head)?;
@@ -167,7 +168,7 @@ async fn pass(guard: &Guard, wishes: Wishes, trace: &Trace, body: Incoming) -> R
     let clearance = {
         let mut lent = passage.lend();
         let access = lent.as_mut().ok_or_else(lost)?;
-        until_ended(passage, worker.gate().pass(&snapshot, passage.conn().arrival(), head, access)).await??
+        until_ended(passage, pin!(worker.gate().pass(&snapshot, passage.conn().arrival(), head, access))).await??
     };
     passage.judged.set(Some(snapshot.revision));
     drop(snapshot);
@@ -195,17 +196,20 @@ async fn exchange(
     passage.until.set(clearance.permit().until_by_rule());
     passage.idle.set(clearance.permit().upstream().deadlines.idle);
     loop {
-        let edits = clearance.attempt_edits(head, &worker.gate().live, worker.clock().now())?;
         let span = worker.ids().borrow_mut().span();
-        let forward = Forward {
-            head,
-            wishes,
-            destination: clearance.destination(),
-            trace: &trace.edits(span),
-            edits: &edits,
-            via: (*clearance.permit().plan() != Plan::AsIs).then_some(&worker.shared().via),
+        // The edits end here: what lives while the upstream is waited for is room in every request.
+        let request = {
+            let edits = clearance.attempt_edits(head, &worker.gate().live, worker.clock().now())?;
+            let forward = Forward {
+                head,
+                wishes,
+                destination: clearance.destination(),
+                trace: &trace.edits(span),
+                edits: &edits,
+                via: (*clearance.permit().plan() != Plan::AsIs).then_some(&worker.shared().via),
+            };
+            forward.request(body)
         };
-        let request = forward.request(body);
         let answered = attempt(passage, &clearance, wishes, span, request).await?;
         match answered {
             Ok(response) if response.status() == StatusCode::SWITCHING_PROTOCOLS && wishes.websocket => {
@@ -218,7 +222,7 @@ async fn exchange(
             }
             Ok(response) if first && repeatable && response.status() == StatusCode::UNAUTHORIZED => {
                 let snapshot = worker.snapshot();
-                let Some(renewed) = until_ended(passage, worker.gate().renew(&snapshot, &clearance)).await? else {
+                let Some(renewed) = until_ended(passage, Box::pin(worker.gate().renew(&snapshot, &clearance)).as_mut()).await? else {
                     return Ok(Passed::Answered(response, clearance.credential().cloned()));
                 };
                 clearance.renewed(renewed);
@@ -256,7 +260,7 @@ async fn attempt(
     let mut facts = Facts::default();
     let began = worker.clock().instant().saturating_duration_since(passage.began());
     let mut again = || clearance.still_stands(&worker.gate().live, worker.clock().now());
-    let sent = until_ended(passage, worker.dialer().send(&hop, request, &mut facts, &mut again)).await;
+    let sent = until_ended(passage, pin!(worker.dialer().send(&hop, request, &mut facts, &mut again))).await;
     let (status, error) = match &sent {
         Ok(Ok(response)) => (Some(response.status()), None),
         Ok(Err(error)) => (None, Some(error.word())),
@@ -293,7 +297,7 @@ async fn connect(passage: &Rc<Passage>) -> Result<Passed, Failure> {
     let connect = {
         let mut lent = passage.lend();
         let access = lent.as_mut().ok_or_else(lost)?;
-        until_ended(passage, worker.gate().connect(&snapshot, passage.conn().arrival(), passage.head(), access)).await??
+        until_ended(passage, pin!(worker.gate().connect(&snapshot, passage.conn().arrival(), passage.head(), access))).await??
     };
     let clearance = match connect {
         Connect::Intercept(upstream, destination) => return Ok(Passed::Intercept(upstream, destination)),
@@ -311,15 +315,15 @@ async fn connect(passage: &Rc<Passage>) -> Result<Passed, Failure> {
     let mut facts = Facts::default();
     let span = worker.ids().borrow_mut().span();
     let began = worker.clock().instant().saturating_duration_since(passage.began());
-    let dialled = until_ended(passage, worker.dialer().tunnel(&hop, &mut facts)).await?;
+    let dialled = until_ended(passage, pin!(worker.dialer().tunnel(&hop, &mut facts))).await?;
     remember(passage, span, began, &facts, None, (None, dialled.as_ref().err().map(DialError::word)));
     dialled.map(Passed::Tunnel).map_err(|error| error.refusal().into())
 }
 
 /// Waits for a future, unless the passage is ended from outside first. An ended passage's future is not polled again: what it waited for
-/// (a fresh connection) may have come in the same moment, and nothing is sent for what was revoked.
-pub(super) async fn until_ended<T>(passage: &Passage, future: impl Future<Output = T>) -> Result<T, Failure> {
-    let mut future = pin!(future);
+/// (a fresh connection) may have come in the same moment, and nothing is sent for what was revoked. It is lent, pinned: an asynchronous
+/// function holds what it is given a second time when it pins it, and this one stands in every request.
+pub(super) async fn until_ended<F: Future>(passage: &Passage, mut future: Pin<&mut F>) -> Result<F::Output, Failure> {
     std::future::poll_fn(|cx| {
         if passage.ended().get().is_some() {
             return Poll::Ready(Err(Failure::Broken));
@@ -350,4 +354,20 @@ fn relay(guard: Guard, response: Response<ResponseBody>, credential: Option<Arc<
 /// Waits until hyper hands the connection over; `None` when the caller is gone.
 pub(super) async fn taken_over(takeover: Option<OnUpgrade>) -> Option<hyper::upgrade::Upgraded> {
     takeover?.await.ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn size<A, B, F>(_: impl Fn(A, B) -> F) -> usize {
+        size_of::<F>()
+    }
+
+    /// Each connection holds room for one request, each stream is moved into a task of its own.
+    #[test]
+    fn a_request_on_its_way_is_small() {
+        let size = size(serve);
+        assert!(size < 4096, "the future of a request has grown to {size} bytes: what does it hold twice, or nearly never needs?");
+    }
 }

@@ -1,7 +1,7 @@
 //! Tunnels: bytes in both directions, judged once, counted, and ended by silence or from outside.
 
 use std::io;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
@@ -45,7 +45,7 @@ pub(super) fn raw(upgraded: Upgraded) -> Option<Stream> {
 pub(super) async fn carry(guard: &Guard, caller: impl AsyncRead + AsyncWrite + Unpin, upstream: impl AsyncRead + AsyncWrite + Unpin) {
     let mut caller = Counted { stream: caller, passage: Rc::clone(guard.passage()), side: Side::Request };
     let mut upstream = Counted { stream: upstream, passage: Rc::clone(guard.passage()), side: Side::Response };
-    match until_ended(guard, tokio::io::copy_bidirectional_with_sizes(&mut caller, &mut upstream, BUFFER, BUFFER)).await {
+    match until_ended(guard, pin!(tokio::io::copy_bidirectional_with_sizes(&mut caller, &mut upstream, BUFFER, BUFFER))).await {
         Ok(Ok(_)) => guard.complete(),
         Ok(Err(error)) => guard.broke(format!("the tunnel broke off: {error}")),
         Err(_) => {}

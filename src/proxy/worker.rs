@@ -126,7 +126,7 @@ where
     F::Output: 'static,
 {
     fn execute(&self, future: F) {
-        tokio::task::spawn_local(drive_stream(future));
+        tokio::task::spawn_local(drive_stream(Box::pin(future)));
     }
 }
 
