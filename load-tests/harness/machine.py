@@ -103,8 +103,8 @@ def cpu(pids):
 
 
 def memory(pids):
-    """MB resident, proportional, and at the peak."""
-    sums = dict(VmRSS=0, VmHWM=0, Pss=0)
+    """MB resident, of it the process's own (the rest is its binary, as far as it is read in), proportional, and at the peak."""
+    sums = dict(VmRSS=0, RssAnon=0, VmHWM=0, Pss=0)
     for pid in pids:
         for name in ("status", "smaps_rollup"):
             try:
@@ -115,7 +115,7 @@ def memory(pids):
                 key = line.split(":")[0]
                 if key in sums:
                     sums[key] += int(line.split()[1])
-    return dict(rss_mb=round(sums["VmRSS"] / 1024, 1), pss_mb=round(sums["Pss"] / 1024, 1), hwm_mb=round(sums["VmHWM"] / 1024, 1))
+    return dict(rss_mb=round(sums["VmRSS"] / 1024, 1), own_mb=round(sums["RssAnon"] / 1024, 2), pss_mb=round(sums["Pss"] / 1024, 1), hwm_mb=round(sums["VmHWM"] / 1024, 1))
 
 
 def get(port, path, host, headers=(), timeout=5):

@@ -50,13 +50,13 @@ def described(peers, name):
 
 
 class Peer:
-    def __init__(self, bench, name, index):
+    def __init__(self, bench, name, index, folder=None):
         self.bench, self.name = bench, name
         # each peer has a second and a third port for the identities that must be refused
         self.port, self.wrong_port, self.none_port = (bench.args.base + 20 + 3 * index + i for i in range(3))
         self.info, self.dirs = described(os.path.join(bench.here, "peers"), name)
         # two peers of one kind run in one bench: what each writes is its own
-        self.own = os.path.join(bench.work, name)
+        self.own = os.path.join(bench.work, folder or name)
         os.makedirs(self.own)
         os.chmod(self.own, 0o755)
         self.binary = os.environ.get(self.info["bin_env"]) or next(filter(None, map(self._find, self.info["bin_default"])), None)

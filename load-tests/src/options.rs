@@ -29,8 +29,9 @@ pub(crate) struct Options {
     pub(crate) absolute: bool,
     /// Connections to hold idle; 0 = generate load.
     pub(crate) idle: usize,
-    /// How many different requests there are: `{n}` in host, path and headers is 0, 1, .. of them in turn.
+    /// How many different requests there are: `{n}` in host, path and headers is `from`, `from` + 1, .. in turn.
     pub(crate) cycle: usize,
+    pub(crate) from: usize,
     /// Requests to send in all; 0 = as many as the duration allows.
     pub(crate) requests: u64,
     /// Wait for the answers that are outstanding at the end.
@@ -57,6 +58,7 @@ impl Options {
             absolute: false,
             idle: 0,
             cycle: 1,
+            from: 0,
             requests: 0,
             finish: false,
         };
@@ -75,6 +77,7 @@ impl Options {
                 "--rate" => options.rate = number(&name, &value()?, "requests per second")?,
                 "--idle" => options.idle = number(&name, &value()?, "a number of connections")?,
                 "--cycle" => options.cycle = number::<usize>(&name, &value()?, "a number of requests")?.max(1),
+                "--from" => options.from = number(&name, &value()?, "a number")?,
                 "--requests" => options.requests = number(&name, &value()?, "a number of requests")?,
                 "--finish" => options.finish = true,
                 "--connect" => options.connect = Some(value()?),
@@ -98,7 +101,7 @@ impl Options {
                 ..self.clone()
             }
         };
-        (0..self.cycle).map(|number| numbered(number).request()).collect()
+        (self.from..self.from + self.cycle).map(|number| numbered(number).request()).collect()
     }
 
     /// The bytes of one request as it is written.
@@ -154,7 +157,7 @@ mod tests {
         let all = parse("--host s{n}.test --path /p/{n} --header x-n:{n} --cycle 2").unwrap().all();
         assert_eq!(all.len(), 2);
         assert!(all[1].starts_with(b"GET /p/1 HTTP/1.1\r\nHost: s1.test\r\n") && all[1].ends_with(b"x-n:1\r\n\r\n"));
-        assert_eq!(parse("--cycle 0").unwrap().all().len(), 1);
+        assert_eq!(parse("--cycle 0 --from 7 --path /{n}").unwrap().all()[0][..6], *b"GET /7");
     }
 
     #[test]

@@ -20,9 +20,10 @@ pub(crate) struct Options {
     pub(crate) size: usize,
     /// Seconds.
     pub(crate) duration: f64,
-    /// Where the echo listens.
+    /// Where the echo listens; behind each `h1` address also on the `span` - 1 ports that follow.
     pub(crate) h2c: Vec<SocketAddr>,
     pub(crate) h1: Vec<SocketAddr>,
+    pub(crate) span: u16,
 }
 
 impl Options {
@@ -39,6 +40,7 @@ impl Options {
             duration: 3.0,
             h2c: Vec::new(),
             h1: Vec::new(),
+            span: 1,
         };
         while let Some(name) = args.next() {
             let value = args.next().ok_or_else(|| format!("{name} needs a value"))?;
@@ -53,6 +55,7 @@ impl Options {
                 "--duration" => options.duration = read(&name, &value)?,
                 "--h2c" => options.h2c.push(read(&name, &value)?),
                 "--h1" => options.h1.push(read(&name, &value)?),
+                "--span" => options.span = read(&name, &value)?,
                 _ => return Err(format!("unknown option {name}")),
             }
         }

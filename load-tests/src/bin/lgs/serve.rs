@@ -1,5 +1,7 @@
 //! The upstream of long streams: it gives back what it gets.
 
+use std::net::SocketAddr;
+
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Response};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -19,7 +21,11 @@ pub(crate) async fn serve(options: &Options) -> Result<(), Failure> {
             }
         });
     }
-    for address in &options.h1 {
+    let ports = |address: &SocketAddr| {
+        let address = *address;
+        (0..options.span).map(move |further| SocketAddr::new(address.ip(), address.port() + further))
+    };
+    for address in options.h1.iter().flat_map(ports) {
         let listener = TcpListener::bind(address).await?;
         tokio::task::spawn_local(async move {
             while let Ok(stream) = accept(&listener).await {
