@@ -125,7 +125,8 @@ impl Generator {
         // A connection that is still being made would send when it stands.
         let unsent = self.connections.iter_mut().filter(|connection| connection.armed);
         unsent.for_each(|connection| connection.armed = false);
-        while self.outstanding() > 0 && Instant::now() < limit {
+        let busy = |connection: &Connection| !matches!(connection.state, State::Closed | State::Idle);
+        while self.connections.iter().any(busy) && Instant::now() < limit {
             let ready = self.wait(events, Duration::from_millis(10))?;
             for event in &events[..ready] {
                 self.event(event.data.u64() as usize, event.flags);
@@ -288,6 +289,7 @@ impl Generator {
         }
         match &self.options.connect {
             Some(authority) => {
+                self.report.tunnels += 1;
                 let head = format!("CONNECT {authority} HTTP/1.1\r\nHost: {authority}\r\n\r\n");
                 match self.connections[index].put(State::Tunnelling, head.as_bytes()) {
                     Ok(()) => self.flush(index),

@@ -16,6 +16,8 @@ pub(crate) struct Report {
     pub(crate) connects: u64,
     /// Requests whose bytes were handed to a connection.
     pub(crate) sent: u64,
+    /// CONNECTs whose bytes were handed to a connection.
+    pub(crate) tunnels: u64,
     /// Answers by the first digit of their status, the warm-up's too.
     classes: [u64; 6],
     pub(crate) last_error: String,
@@ -35,6 +37,7 @@ impl Report {
             errors: 0,
             connects: 0,
             sent: 0,
+            tunnels: 0,
             classes: [0; 6],
             last_error: String::new(),
             latencies,
@@ -79,7 +82,7 @@ impl Report {
         format!(
             "{{\"requests\":{requests},\"all\":{},\"rps\":{:.1},\"non2xx\":{},\"errors\":{},\"connects\":{},\"mb_s\":{:.2},\
              \"backlog\":{backlog},\"p50_us\":{p50:.1},\"p90_us\":{p90:.1},\"p99_us\":{p99:.1},\"p999_us\":{p999:.1},\
-             \"max_us\":{max:.1},\"sent\":{},\"classes\":{:?},\"last_error\":\"{}\"}}",
+             \"max_us\":{max:.1},\"sent\":{},\"tunnels\":{},\"classes\":{:?},\"last_error\":\"{}\"}}",
             self.all,
             requests as f64 / seconds,
             self.non2xx,
@@ -87,6 +90,7 @@ impl Report {
             self.connects,
             bytes as f64 / seconds / 1e6,
             self.sent,
+            self.tunnels,
             self.classes,
             self.last_error.replace(['"', '\\'], "'"),
         )
@@ -115,7 +119,7 @@ mod tests {
         let line = report.line(1_000_000, 3);
         assert!(line.starts_with("{\"requests\":100,\"all\":101,\"rps\":100.0,"), "{line}");
         assert!(line.contains("\"mb_s\":1.00,\"backlog\":3,\"p50_us\":50000.0,\"p90_us\":90000.0,"), "{line}");
-        assert!(line.contains("\"sent\":0,\"classes\":[0, 0, 101, 0, 0, 0],"), "{line}");
+        assert!(line.contains("\"sent\":0,\"tunnels\":0,\"classes\":[0, 0, 101, 0, 0, 0],"), "{line}");
         assert!(line.ends_with("\"last_error\":\"a 'quoted' reason\"}"), "{line}");
     }
 }
