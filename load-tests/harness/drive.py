@@ -10,41 +10,54 @@ from . import machine
 
 def command(bench, peer, scenario, duration, warmup, rate):
     host, conns = peer.host(scenario.get("host", "up.test")), bench.args.conns or scenario.get("conns", 32)
+    if scenario.get("tool") == "lgs":
+        return [bench.tool("lgs"), "stream", "--target", f"127.0.0.1:{peer.port}", "--host", host, "--path", scenario["path"], "--conns", 4,
+                "--streams", 25, "--messages", scenario["messages"], "--size", 100, "--duration", duration + warmup]
     if scenario.get("tool") == "h2load":
         words = ["h2load", "-c", 4, "-m", 100, "-t", 1, "-D", max(1, round(duration + warmup))]
         words += ["--rps", max(1, int(rate / 4)), "--log-file", os.path.join(bench.work, "h2.log")] if rate else []
         if scenario.get("grpc"):
             words += ["-d", os.path.join(bench.work, "b64"), "-H", "content-type: application/grpc", "-H", "te: trailers"]
-        return [*words, f"http://127.0.0.1:{peer.port}{scenario['path']}"]
+        return [*words, f"--connect-to=127.0.0.1:{peer.port}", f"http://{host}{scenario['path']}"]
     if scenario.get("mitm"):
-        host = f"127.0.0.1:{bench.ports['UPTLS']}"
+        host = peer.host(f"127.0.0.1:{bench.ports['UPTLS']}")
     words = [bench.lg, "--target", f"127.0.0.1:{peer.port}", "--host", host, "--path", scenario["path"], "--conns", conns,
              "--duration", duration, "--warmup", warmup]
     words += ["--rate", rate] if rate else []
     words += ["--close"] if scenario.get("close") else []
-    words += ["--connect", host, "--tls", "127.0.0.1"] if scenario.get("mitm") else []
+    words += ["--connect", host, "--tls", host.split(":")[0]] if scenario.get("mitm") else []
+    words += ["--method", "POST", "--body", scenario["body"]] if scenario.get("body") else []
     for header in scenario.get("headers", []):
         words += ["--header", header]
     return words
 
 
+# what every row of results is made from: a client that says less has failed, whatever it printed
+NEEDED = ("all", "requests", "rps", "non2xx", "errors")
+
+
 def parse(bench, scenario, text, duration, warmup, rate):
+    """What the client says came of its run; `error` and the end of its output where it does not say enough."""
     if scenario.get("tool") != "h2load":
         try:
-            return json.loads(text.strip().splitlines()[-1])
+            said = json.loads(text.strip().splitlines()[-1])
         except (ValueError, IndexError):
-            return dict(error=text[-300:])
+            said = None
+        if not isinstance(said, dict) or any(not isinstance(said.get(key), (int, float)) for key in NEEDED):
+            return dict(error=f"the client said {text[-300:].strip() or 'nothing'}")
+        return said
     finished = re.search(r"finished in ([\d.]+)s, ([\d.]+) req/s", text)
     counts = re.search(r"requests: \d+ total, \d+ started, (\d+) done, (\d+) succeeded, (\d+) failed", text)
     if not finished or not counts:
-        return dict(error=text[-300:])
+        return dict(error=f"the client said {text[-300:].strip() or 'nothing'}")
     done, good, failed = (int(x) for x in counts.groups())
     result = dict(all=done, requests=done, rps=done / max(1, round(duration + warmup)), non2xx=done - good, errors=failed)
     if rate:
         with open(os.path.join(bench.work, "h2.log")) as log:
             latencies = sorted(int(line.split("\t")[2]) for line in log if line.count("\t") == 2)
         if latencies:
-            result.update(p50_us=latencies[len(latencies) // 2], p99_us=latencies[int(len(latencies) * 0.99)])
+            at = {"p50_us": 0.5, "p99_us": 0.99, "p999_us": 0.999}
+            result.update({key: latencies[int((len(latencies) - 1) * share)] for key, share in at.items()})
     return result
 
 
@@ -58,9 +71,11 @@ def client(bench, peer, scenario, duration, warmup, rate=0, counter=None):
         counter.begin(bench, pids)
     (proxy, kernel), (upstream, _), children, start = machine.cpu(pids), machine.cpu(upstream_pids), sum(os.times()[2:4]), time.perf_counter()
     process = machine.spawn(command(bench, peer, scenario, duration, warmup, rate), bench.args.load_core, out, bench.args.nice)
+    late = False
     try:
         process.wait(duration + warmup + 15)
     except subprocess.TimeoutExpired:
+        late = True
         machine.stop(process)
     wall = time.perf_counter() - start
     machine.forget(process)
@@ -70,9 +85,15 @@ def client(bench, peer, scenario, duration, warmup, rate=0, counter=None):
     counted = counter.end(bench) if counter else {}
     with open(out) as file:
         result = parse(bench, scenario, file.read(), duration, warmup, rate)
+    if late or process.returncode:
+        result.setdefault("error", "the client did not end" if late else f"the client ended with {process.returncode}")
+    elif not result.get("error") and peer.process_ended():
+        result["error"] = f"{peer.name} ended while it was measured"
+    elif not result.get("error") and not result["all"]:
+        result["error"] = f"not one answer: {result.get('last_error') or 'no error said'}"
     if result.get("error"):
         return result
-    requests = max(1, result["all"])
+    requests = result["all"]
     result.update({name: round(count / requests / scale, 2) for name, (count, scale) in counted.items()})
     result.update(proxy_util=round(proxy / wall, 3), load_util=round(load / wall, 3), cpu_us=round(proxy * 1e6 / requests, 2),
                   kernel_us=round(kernel * 1e6 / requests, 2), load_us=round(load * 1e6 / requests, 2))

@@ -1,15 +1,49 @@
-"""The honesty gate of S2: a peer that does not do the job is left out, not measured."""
+"""The honesty gate: a peer that does not do the job is left out, not measured."""
 import base64
 import json
 import re
 
-from .machine import get
+from .machine import get, get_inside
 from .scenarios import IDENTITY, STATIC
 
 SUBJECT = IDENTITY.split(": ")[1]
 
 
-def check(peer):
+def check(peer, config):
+    """What the peer, started for `config`, does wrong. It may be started anew for that."""
+    if config.startswith("job"):
+        return job(peer)
+    wrong = []
+    if peer.info.get("identity") == "listener":
+        for what, port in (("a wrong identity", peer.wrong_port), ("no identity", peer.none_port)):
+            status = ask(peer, config, port)
+            if status not in (401, 403):
+                wrong.append(f"{what}: answered {status}, not 401 or 403")
+    if config in ("tls1", "tls2", "mitm"):
+        upstream = peer.upstream_name
+        peer.stop()
+        peer.start(config, "UPBAD", answers=False)
+        status = ask(peer, config, peer.port)
+        if status == 200:
+            wrong.append("it takes an upstream whose certificate nobody vouches for")
+        peer.stop()
+        peer.start(config, upstream)
+        if (status := ask(peer, config, peer.port)) != 200:
+            wrong.append(f"answered {status}")
+    return wrong
+
+
+def ask(peer, config, port):
+    """The status of one plain request through the peer; 0 where it only hangs up."""
+    try:
+        if config == "mitm":
+            return get_inside(port, peer.host(f"127.0.0.1:{peer.upstream}"), "/b128")
+        return get(port, "/b128", peer.host("up.test"))[0]
+    except (OSError, ValueError):
+        return 0
+
+
+def job(peer):
     """What the peer does wrong: the upstream must see exactly the injected credential and none of the three static ones, and a wrong
     path, a wrong identity and no identity must be refused."""
     host = peer.host("api-050.test")

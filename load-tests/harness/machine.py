@@ -5,6 +5,7 @@ import os
 import resource
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 
@@ -102,8 +103,8 @@ def cpu(pids):
 
 
 def memory(pids):
-    """MB resident, proportional, and at the peak."""
-    sums = dict(VmRSS=0, VmHWM=0, Pss=0)
+    """MB resident, of it the process's own (the rest is its binary, as far as it is read in), proportional, and at the peak."""
+    sums = dict(VmRSS=0, RssAnon=0, VmHWM=0, Pss=0)
     for pid in pids:
         for name in ("status", "smaps_rollup"):
             try:
@@ -114,7 +115,7 @@ def memory(pids):
                 key = line.split(":")[0]
                 if key in sums:
                     sums[key] += int(line.split()[1])
-    return dict(rss_mb=round(sums["VmRSS"] / 1024, 1), pss_mb=round(sums["Pss"] / 1024, 1), hwm_mb=round(sums["VmHWM"] / 1024, 1))
+    return dict(rss_mb=round(sums["VmRSS"] / 1024, 1), own_mb=round(sums["RssAnon"] / 1024, 2), pss_mb=round(sums["Pss"] / 1024, 1), hwm_mb=round(sums["VmHWM"] / 1024, 1))
 
 
 def get(port, path, host, headers=(), timeout=5):
@@ -127,6 +128,32 @@ def get(port, path, host, headers=(), timeout=5):
         while piece := s.recv(65536):
             data += piece
     return int(data[9:12] or 0), data.partition(b"\r\n\r\n")[2].decode("latin1")
+
+
+def get_inside(port, authority, path, timeout=5):
+    """One GET inside a CONNECT tunnel to `authority`, whatever certificate is shown there: the status, or that of the CONNECT."""
+    with socket.create_connection(("127.0.0.1", port), timeout) as s:
+        s.settimeout(timeout)
+        s.sendall(f"CONNECT {authority} HTTP/1.1\r\nHost: {authority}\r\n\r\n".encode())
+        head = b""
+        while b"\r\n\r\n" not in head:
+            piece = s.recv(4096)
+            if not piece:
+                return 0
+            head += piece
+        if head[9:12] != b"200":
+            return int(head[9:12] or 0)
+        context = ssl.create_default_context()
+        context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+        with context.wrap_socket(s, server_hostname=authority.split(":")[0]) as inside:
+            inside.sendall(f"GET {path} HTTP/1.1\r\nHost: {authority}\r\nConnection: close\r\n\r\n".encode())
+            return int(inside.recv(4096)[9:12] or 0)
+
+
+def matches(text, folder):
+    """Lines that hold `text` in all files of a directory."""
+    said = sh(["sh", "-c", 'cat "$1"/* 2>/dev/null | grep -cF "$0"', text, folder], timeout=300).stdout
+    return int(said.strip() or 0)
 
 
 def accepts(port):

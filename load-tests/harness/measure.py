@@ -3,6 +3,7 @@ import json
 import os
 import resource
 import statistics
+import threading
 import time
 
 from . import gate, machine
@@ -23,11 +24,11 @@ def scenario(bench, name):
         return [f"\n### {name}: {what['what']}\n", *footprint(bench, name)]
     duration, warmup = (1.0, 0.2) if bench.args.quick else (bench.args.duration, bench.args.warmup)
     peers = admitted(bench, name, what)
-    closed, paced = rounds(bench, name, what, peers, duration, warmup)
+    taken = rounds(bench, name, what, peers, duration, warmup)
     counts = {peer.name: count(bench, name, what, peer, warmup) for peer in peers if peer.name != "direct"}
     for peer in peers:
         peer.stop()
-    return [f"\n### {name}: {what['what']}\n", *summary(bench, name, peers, closed, paced, counts)]
+    return [f"\n### {name}: {what['what']}\n", *summary(bench, name, peers, taken, counts), *lived(bench, name, peers, taken)]
 
 
 def admitted(bench, name, what):
@@ -38,7 +39,7 @@ def admitted(bench, name, what):
             continue
         try:
             peer.start(what["config"], what.get("upstream", "UP"))
-            wrong = gate.check(peer) if what["config"].startswith("job") and peer.name != "direct" else []
+            wrong = gate.check(peer, what["config"]) if peer.name != "direct" else []
         except (RuntimeError, OSError) as error:
             print(f"  !! {peer.name}: {error}")
             bench.emit(dict(scenario=name, peer=peer.name, error=str(error)))
@@ -54,33 +55,81 @@ def admitted(bench, name, what):
 
 
 def rounds(bench, name, what, peers, duration, warmup):
-    """Closed loop (the ceiling), then open loop at a share of the slowest peer's first ceiling; the order rotates."""
-    closed, paced = ({peer.name: [] for peer in peers} for _ in range(2))
+    """Closed loop (the ceiling), then open loop at a share of the slowest peer's first ceiling; with --at also at that rate and at half
+    of the peer's own ceiling. The order rotates."""
+    taken = {mode: {peer.name: [] for peer in peers} for mode in ("closed", "rate", "at", "half")}
+
+    def one(peer, k, mode, rate=0):
+        posts = sink_posts(bench)
+        with Reloads(peer, what.get("reloads", 0)) as reloads:
+            result = client(bench, peer, what, duration, warmup, rate)
+        if what["config"] == "jobrec":
+            time.sleep(0.3)
+            result["sink_posts"] = sink_posts(bench) - posts
+        row = dict(result, k=k, rate=rate, **reloads.said())
+        bench.emit(dict(scenario=name, peer=peer.name, round=k, mode=mode, **row))
+        if result.get("error"):
+            print("  !!", peer.name, mode, result["error"][-300:])
+            if peer.process_ended():
+                peer.start(what["config"], what.get("upstream", "UP"))
+        else:
+            taken[mode][peer.name].append(row)
+
     rate = bench.args.rate
     for k in range(bench.args.rounds or (2 if bench.args.quick else 5)):
         turn = k % max(1, len(peers))
         for peer in peers[turn:] + peers[:turn]:
-            posts = sink_posts(bench)
-            result = client(bench, peer, what, duration, warmup)
-            if what["config"] == "jobrec":
-                time.sleep(0.3)
-                result["sink_posts"] = sink_posts(bench) - posts
-            bench.emit(dict(scenario=name, peer=peer.name, round=k, mode="closed", **result))
-            if result.get("error"):
-                print("  !!", peer.name, result["error"][-200:])
-            else:
-                closed[peer.name].append(dict(result, k=k))
-        if not rate and k == 0:
-            ceilings = [closed[p.name][0]["rps"] for p in peers if closed[p.name] and not p.info.get("slow")]
+            one(peer, k, "closed")
+        if not what.get("paced", True):
+            continue
+        if not rate:
+            ceilings = [taken["closed"][p.name][0]["rps"] for p in peers if taken["closed"][p.name] and not p.info.get("slow")]
             rate = int(min(ceilings) * bench.args.load) if ceilings else 0
         for peer in peers if rate else []:
-            own = closed[peer.name][0]["rps"] * bench.args.load if closed[peer.name] else rate
-            own = max(1, int(min(rate, own)) if peer.info.get("slow") else rate)
-            result = client(bench, peer, what, duration, warmup, own)
-            bench.emit(dict(scenario=name, peer=peer.name, round=k, mode="rate", rate=own, **result))
-            if not result.get("error"):
-                paced[peer.name].append(dict(result, rate=own))
-    return closed, paced
+            own = [row["rps"] for row in taken["closed"][peer.name]]
+            if not own:
+                continue
+            slow = peer.info.get("slow")
+            one(peer, k, "rate", max(1, int(min(rate, own[0] * bench.args.load) if slow else rate)))
+            if bench.args.at and not slow:
+                one(peer, k, "at", bench.args.at)
+                one(peer, k, "half", max(1, int(own[0] / 2)))
+    return taken
+
+
+class Reloads:
+    """Replaces the peer's policy file so many times a second, with one rule more and one rule less in turn, for as long as it is open."""
+
+    def __init__(self, peer, rate):
+        self.rate, self.done, self.stop = rate, 0, threading.Event()
+        self.path = os.path.join(getattr(peer, "own", ""), "policies", "bench.yaml")
+        self.records = os.path.join(getattr(peer, "own", ""), "audit")
+
+    def __enter__(self):
+        if self.rate:
+            self.before = machine.matches('"event":"reload"', self.records)
+            with open(self.path) as file:
+                self.text = file.read()
+            self.thread = threading.Thread(target=self._run)
+            self.thread.start()
+        return self
+
+    def _run(self):
+        rule = self.text[self.text.index("  - id: p099"):].replace("p099", "p-more")
+        while not self.stop.wait(1 / self.rate):
+            with open(self.path + ".new", "w") as file:
+                file.write(self.text + (rule if self.done % 2 == 0 else ""))
+            os.replace(self.path + ".new", self.path)
+            self.done += 1
+
+    def __exit__(self, *_):
+        if self.rate:
+            self.stop.set()
+            self.thread.join()
+
+    def said(self):
+        """Files replaced, and reloads that the peer's own records tell of."""
+        return dict(replaced=self.done, reloads=machine.matches('"event":"reload"', self.records) - self.before) if self.rate else {}
 
 
 def sink_posts(bench):
@@ -133,8 +182,9 @@ def number(x, digits=0):
     return "-" if x is None else f"{x:,.{digits}f}"
 
 
-def summary(bench, name, peers, closed, paced, counts):
+def summary(bench, name, peers, taken, counts):
     """The rows of a scenario, and one `mode: summary` object each."""
+    closed, paced = taken["closed"], taken["rate"]
     yield "| peer | " + " | ".join(HEAD).format(ref=bench.args.ref) + " |"
     yield "|---" * (len(HEAD) + 1) + "|"
     reference = {row["k"]: row["cpu_us"] for row in closed.get(bench.args.ref, [])}
@@ -147,8 +197,11 @@ def summary(bench, name, peers, closed, paced, counts):
         s = {key: median(rows, key) for key in ("cpu_us", "kernel_us", "rps", "mb_s", "proxy_util", "load_util", "sink_posts")}
         s.update({key: counted.get(key) for key in ("instr_user_k", "instr_kernel_k", "syscalls")})
         s.update({key: median(rates, key) for key in ("rate", "p50_us", "p99_us")})
+        for key in ("replaced", "reloads"):
+            counted = [row[key] for kept in taken.values() for row in kept[peer.name] if key in row]
+            s.update({key: sum(counted)} if counted else {})
         s.update(rounds=len(rows), best_cpu_us=min(row["cpu_us"] for row in rows), ratio=statistics.median(ratios) if ratios else None,
-                 rate_cpu_us=median(rates, "cpu_us"), errors=sum(row["errors"] + row["non2xx"] for row in rows))
+                 rate_cpu_us=median(rates, "cpu_us"), errors=sum(row["errors"] + row["non2xx"] for row in rows + rates))
         for key in ("p50_us", "p99_us"):
             base = median(direct, key)
             s["added_" + key] = s[key] - base if base and s[key] and peer.name != "direct" else None
@@ -175,6 +228,32 @@ def summary(bench, name, peers, closed, paced, counts):
             str(s["errors"]),
         ]
         yield f"| {peer.name} | " + " | ".join(cells) + " |"
+
+
+def lived(bench, name, peers, taken):
+    """The second table of --at: what a sidecar's users see."""
+    if not any(taken["at"].values()):
+        return
+    yield ""
+    yield (f"| peer | at {bench.args.at:,.0f}/s: µs/req | p50 / p99 / p99.9 µs | added p50 / p99 / p99.9 | half of its own ceiling, req/s | p50 / p99 / "
+           "p99.9 µs | µs/req there | errors |")
+    yield "|---|---|---|---|---|---|---|---|"
+    keys = ("p50_us", "p99_us", "p999_us")
+    base = [median(taken["at"].get("direct", []), key) for key in keys]
+    for peer in peers:
+        at, half = taken["at"][peer.name], taken["half"][peer.name]
+        if not at:
+            continue
+        here, there = ([median(rows, key) for key in keys] for rows in (at, half))
+        added = [a - b if a is not None and b is not None and peer.name != "direct" else None for a, b in zip(here, base)]
+        s = dict(at_rate=bench.args.at, at_cpu_us=median(at, "cpu_us"), half_rate=median(half, "rate"), half_cpu_us=median(half, "cpu_us"),
+                 errors=sum(row["errors"] + row["non2xx"] for row in at + half))
+        for prefix, values in (("at", here), ("added", added), ("half", there)):
+            s.update({f"{prefix}_{key}": value for key, value in zip(keys, values)})
+        bench.emit(dict(scenario=name, peer=peer.name, mode="lived", **s))
+        three = lambda values: " / ".join(number(value) for value in values)  # noqa: E731
+        yield (f"| {peer.name} | {number(s['at_cpu_us'], 1) if peer.name != 'direct' else '-'} | {three(here)} | {three(added)} | "
+               f"{number(s['half_rate'])} | {three(there)} | {number(s['half_cpu_us'], 1) if peer.name != 'direct' else '-'} | {s['errors']} |")
 
 
 def footprint(bench, name):

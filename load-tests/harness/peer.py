@@ -18,7 +18,7 @@ class Direct:
         self.bench, self.port = bench, None
 
     def can(self, scenario):
-        return scenario["config"] in ("plain", "job", "jobrec") and not scenario.get("special")
+        return scenario["config"] in ("plain", "job", "jobrec") and not scenario.get("special") and not scenario.get("only")
 
     def start(self, config, upstream):
         self.port = self.bench.ports[upstream]
@@ -29,18 +29,36 @@ class Direct:
     def pids(self):
         return []
 
+    def process_ended(self):
+        return False
+
     def stop(self, limit=0):
         pass
 
 
+def described(peers, name):
+    """`peer.json` of a peer, laid over that of its `base` (and its base's): fields replace fields, `variables` are joined. With it the
+    directories where templates are looked for, the peer's own first."""
+    folder = os.path.join(peers, name)
+    with open(os.path.join(folder, "peer.json")) as file:
+        info = json.load(file)
+    if "base" not in info:
+        return info, [folder]
+    base, folders = described(peers, info.pop("base"))
+    variables = {**base.get("variables", {}), **info.get("variables", {})}
+    return {**base, **info, "variables": variables}, [folder, *folders]
+
+
 class Peer:
-    def __init__(self, bench, name, index):
+    def __init__(self, bench, name, index, folder=None):
         self.bench, self.name = bench, name
         # each peer has a second and a third port for the identities that must be refused
         self.port, self.wrong_port, self.none_port = (bench.args.base + 20 + 3 * index + i for i in range(3))
-        self.dir = os.path.join(bench.here, "peers", name)
-        with open(os.path.join(self.dir, "peer.json")) as file:
-            self.info = json.load(file)
+        self.info, self.dirs = described(os.path.join(bench.here, "peers"), name)
+        # two peers of one kind run in one bench: what each writes is its own
+        self.own = os.path.join(bench.work, folder or name)
+        os.makedirs(self.own)
+        os.chmod(self.own, 0o755)
         self.binary = os.environ.get(self.info["bin_env"]) or next(filter(None, map(self._find, self.info["bin_default"])), None)
         self.process = None
 
@@ -56,11 +74,16 @@ class Peer:
             return "?"
 
     def _template(self, config):
-        names = (f"{config}.{self.info['ext']}.tmpl", self.info["template"])
-        return next((p for p in (os.path.join(self.dir, n) for n in names) if os.path.exists(p)), None)
+        return self._source(f"{config}.{self.info['ext']}.tmpl") or self._source(self.info["template"])
+
+    def _source(self, name):
+        return next((p for p in (os.path.join(folder, name) for folder in self.dirs) if os.path.exists(p)), None)
 
     def can(self, scenario):
         config = scenario["config"]
+        kinds = {os.path.basename(folder) for folder in self.dirs}
+        if not kinds & set(scenario.get("only", kinds)):
+            return False
         return bool(self.binary) and config in self.info["configs"] and ("template" not in self.info or bool(self._template(config)))
 
     def host(self, host):
@@ -68,24 +91,24 @@ class Peer:
         return self.info.get("host", host).format(upstream=self.upstream)
 
     def _render(self, source, target, flags):
-        variables = dict(self.bench.variables, PORT=self.port, WRONGPORT=self.wrong_port, NONEPORT=self.none_port,
-                         UPSTREAM=self.upstream)
+        variables = dict(self.bench.variables, **self.info.get("variables", {}), PORT=self.port, WRONGPORT=self.wrong_port,
+                         NONEPORT=self.none_port, UPSTREAM=self.upstream, OWN=self.own)
         with open(source) as file:
             text = render(file.read(), variables, flags)
         os.makedirs(os.path.dirname(target), exist_ok=True)
         with open(target, "w") as file:
             file.write(text.lstrip("\n"))
 
-    def start(self, config, upstream, under=(), limit=20):
-        """Starts the peer, `under` another program where given, and waits until it answers."""
-        self.upstream = self.bench.ports[upstream]
+    def start(self, config, upstream, under=(), limit=20, answers=True):
+        """Starts the peer, `under` another program where given, and waits until it answers; until it accepts where it will not answer."""
+        self.upstream_name, self.upstream = upstream, self.bench.ports[upstream]
         work = self.bench.work
         flags = [config, *self.info.get("flags", [])]
-        words = {"bin": self.binary, "port": self.port, "work": work, "tools": self.bench.tools, "config": ""}
+        words = {"bin": self.binary, "port": self.port, "work": work, "own": self.own, "tools": self.bench.tools, "config": ""}
         for target, source in self.info.get("files", {}).items():
-            self._render(os.path.join(self.dir, source), os.path.join(work, target), flags)
+            self._render(self._source(source), os.path.join(self.own, target), flags)
         if "template" in self.info:
-            words["config"] = os.path.join(work, f"{self.name}-{config}.{self.info['ext']}")
+            words["config"] = os.path.join(self.own, f"{config}.{self.info['ext']}")
             self._render(self._template(config), words["config"], flags)
         for command in self.info.get("prepare", []):
             machine.sh([x.format(**words) for x in command])
@@ -93,7 +116,7 @@ class Peer:
         started = time.perf_counter()
         command = [*under, *(x.format(**words) for x in self.info["start"])]
         self.process = machine.spawn(command, self.bench.args.proxy_core, log, self.bench.args.nice)
-        while not self._ready(config):
+        while not (self._ready(config) if answers else machine.accepts(self.port)):
             if self.process.poll() is not None or time.perf_counter() - started > limit:
                 self.stop()
                 raise RuntimeError(f"{self.name} did not come up for {config}; see {log}")
@@ -110,6 +133,10 @@ class Peer:
 
     def pids(self):
         return machine.tree(self.process.pid)
+
+    def process_ended(self):
+        """Whether the peer is no longer there: it crashed, or was killed."""
+        return self.process is None or self.process.poll() is not None
 
     def stop(self, limit=3):
         if self.process:

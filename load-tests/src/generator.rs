@@ -18,10 +18,13 @@ use crate::tls;
 
 /// After so many errors nothing that is measured means anything.
 const MAX_ERRORS: u64 = 20_000;
+/// How long the last answers are waited for.
+const FINISH: Duration = Duration::from_secs(10);
 
 pub(crate) struct Generator {
     options: Options,
-    request: Vec<u8>,
+    /// The different requests, sent in turn.
+    requests: Vec<Vec<u8>>,
     tls: Option<(Arc<ClientConfig>, ServerName<'static>)>,
     epoll: OwnedFd,
     connections: Vec<Connection>,
@@ -44,7 +47,7 @@ impl Generator {
         };
         let now = Instant::now();
         Ok(Generator {
-            request: options.request(),
+            requests: options.all(),
             tls,
             epoll: epoll::create(epoll::CreateFlags::CLOEXEC)?,
             connections: (0..options.conns).map(|_| Connection::new(now)).collect(),
@@ -76,6 +79,10 @@ impl Generator {
             if now >= self.report.until {
                 break;
             }
+            if self.spent() && self.outstanding() == 0 {
+                self.report.until = now;
+                break;
+            }
             if before.is_none() && now >= self.report.from {
                 before = Some(self.received());
             }
@@ -94,10 +101,38 @@ impl Generator {
                 self.event(event.data.u64() as usize, event.flags);
             }
         }
+        if self.options.finish {
+            self.finish(&mut events)?;
+        }
         self.charge_unanswered();
         let bytes = self.received() - before.unwrap_or_default();
         let backlog = self.queue.len();
         Ok(self.report.line(bytes, backlog))
+    }
+
+    /// Whether as many requests were sent as there shall be.
+    fn spent(&self) -> bool {
+        self.options.requests > 0 && self.report.sent >= self.options.requests
+    }
+
+    fn outstanding(&self) -> usize {
+        self.connections.iter().filter(|connection| connection.armed || connection.state == State::Busy).count()
+    }
+
+    /// Nothing new is sent; what is outstanding is waited for, so that no request is cut off in the middle.
+    fn finish(&mut self, events: &mut [Event]) -> io::Result<()> {
+        let limit = Instant::now() + FINISH;
+        // A connection that is still being made would send when it stands.
+        let unsent = self.connections.iter_mut().filter(|connection| connection.armed);
+        unsent.for_each(|connection| connection.armed = false);
+        let busy = |connection: &Connection| !matches!(connection.state, State::Closed | State::Idle);
+        while self.connections.iter().any(busy) && Instant::now() < limit {
+            let ready = self.wait(events, Duration::from_millis(10))?;
+            for event in &events[..ready] {
+                self.event(event.data.u64() as usize, event.flags);
+            }
+        }
+        Ok(())
     }
 
     fn wait(&self, events: &mut [Event], wait: Duration) -> io::Result<usize> {
@@ -186,7 +221,7 @@ impl Generator {
     /// The connection is free: what does it do now?
     fn next(&mut self, index: usize) {
         let now = Instant::now();
-        if now >= self.report.until {
+        if now >= self.report.until || self.spent() {
             return;
         }
         if !self.options.open_loop() {
@@ -210,9 +245,15 @@ impl Generator {
     }
 
     fn send(&mut self, index: usize) {
+        if self.spent() {
+            self.connections[index].armed = false;
+            return;
+        }
         let connection = &mut self.connections[index];
         connection.armed = false;
-        match connection.put(State::Busy, &self.request) {
+        let turn = self.report.sent % self.requests.len() as u64;
+        self.report.sent += 1;
+        match connection.put(State::Busy, &self.requests[turn as usize]) {
             Ok(()) => self.flush(index),
             Err(error) => self.failed(index, format!("write: {error}")),
         }
@@ -248,6 +289,7 @@ impl Generator {
         }
         match &self.options.connect {
             Some(authority) => {
+                self.report.tunnels += 1;
                 let head = format!("CONNECT {authority} HTTP/1.1\r\nHost: {authority}\r\n\r\n");
                 match self.connections[index].put(State::Tunnelling, head.as_bytes()) {
                     Ok(()) => self.flush(index),

@@ -5,6 +5,8 @@
 //!   stall is charged to every request that it delays (no coordinated omission);
 //! * `--close`: a new connection per request; `--connect H:P`: CONNECT through the target first;
 //! * `--tls SNI`: TLS inside (after CONNECT where given), certificates not verified: it is a load tool;
+//! * `--cycle N`: N different requests in turn, `{n}` in host, path and headers is the number (from `--from`); `--requests N`: so many and no more;
+//!   `--finish`: the last answers are waited for, so that no request is cut off;
 //! * `--idle N`: open N connections, one request on each, and hold them until stdin closes.
 //!
 //! Prints one JSON object on stdout.

@@ -29,6 +29,13 @@ pub(crate) struct Options {
     pub(crate) absolute: bool,
     /// Connections to hold idle; 0 = generate load.
     pub(crate) idle: usize,
+    /// How many different requests there are: `{n}` in host, path and headers is `from`, `from` + 1, .. in turn.
+    pub(crate) cycle: usize,
+    pub(crate) from: usize,
+    /// Requests to send in all; 0 = as many as the duration allows.
+    pub(crate) requests: u64,
+    /// Wait for the answers that are outstanding at the end.
+    pub(crate) finish: bool,
 }
 
 impl Options {
@@ -50,6 +57,10 @@ impl Options {
             tls: None,
             absolute: false,
             idle: 0,
+            cycle: 1,
+            from: 0,
+            requests: 0,
+            finish: false,
         };
         while let Some(name) = args.next() {
             let mut value = || args.next().ok_or_else(|| format!("{name} needs a value"));
@@ -65,6 +76,10 @@ impl Options {
                 "--warmup" => options.warmup = number(&name, &value()?, "seconds")?,
                 "--rate" => options.rate = number(&name, &value()?, "requests per second")?,
                 "--idle" => options.idle = number(&name, &value()?, "a number of connections")?,
+                "--cycle" => options.cycle = number::<usize>(&name, &value()?, "a number of requests")?.max(1),
+                "--from" => options.from = number(&name, &value()?, "a number")?,
+                "--requests" => options.requests = number(&name, &value()?, "a number of requests")?,
+                "--finish" => options.finish = true,
                 "--connect" => options.connect = Some(value()?),
                 "--tls" => options.tls = Some(value()?),
                 "--close" => options.close = true,
@@ -75,7 +90,21 @@ impl Options {
         Ok(options)
     }
 
-    /// The bytes of every request.
+    /// The bytes of every different request, in the order in which they are sent.
+    pub(crate) fn all(&self) -> Vec<Vec<u8>> {
+        let numbered = |number: usize| {
+            let put = |text: &str| text.replace("{n}", &number.to_string());
+            Options {
+                host: put(&self.host),
+                path: put(&self.path),
+                headers: self.headers.iter().map(|line| put(line)).collect(),
+                ..self.clone()
+            }
+        };
+        (self.from..self.from + self.cycle).map(|number| numbered(number).request()).collect()
+    }
+
+    /// The bytes of one request as it is written.
     pub(crate) fn request(&self) -> Vec<u8> {
         let authority = if self.absolute { format!("http://{}", self.host) } else { String::new() };
         let mut head =
@@ -121,6 +150,14 @@ mod tests {
         assert!(text.starts_with("POST /v1?q=1 HTTP/1.1\r\nHost: api.test\r\n"), "{text}");
         assert!(text.ends_with("x-a:b\r\nConnection: close\r\nContent-Length: 3\r\n\r\nxxx"), "{text}");
         assert!(parse("--absolute --path /p").unwrap().request().starts_with(b"GET http://up.test/p HTTP/1.1\r\n"));
+    }
+
+    #[test]
+    fn requests_of_a_cycle_differ_by_their_number() {
+        let all = parse("--host s{n}.test --path /p/{n} --header x-n:{n} --cycle 2").unwrap().all();
+        assert_eq!(all.len(), 2);
+        assert!(all[1].starts_with(b"GET /p/1 HTTP/1.1\r\nHost: s1.test\r\n") && all[1].ends_with(b"x-n:1\r\n\r\n"));
+        assert_eq!(parse("--cycle 0 --from 7 --path /{n}").unwrap().all()[0][..6], *b"GET /7");
     }
 
     #[test]

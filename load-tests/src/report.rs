@@ -14,6 +14,12 @@ pub(crate) struct Report {
     pub(crate) non2xx: u64,
     pub(crate) errors: u64,
     pub(crate) connects: u64,
+    /// Requests whose bytes were handed to a connection.
+    pub(crate) sent: u64,
+    /// CONNECTs whose bytes were handed to a connection.
+    pub(crate) tunnels: u64,
+    /// Answers by the first digit of their status, the warm-up's too.
+    classes: [u64; 6],
     pub(crate) last_error: String,
     /// Tenths of a microsecond.
     latencies: Vec<u32>,
@@ -22,7 +28,20 @@ pub(crate) struct Report {
 impl Report {
     pub(crate) fn new(from: Instant, until: Instant) -> Self {
         let latencies = Vec::with_capacity(1 << 20);
-        Report { from, until, all: 0, ok: 0, non2xx: 0, errors: 0, connects: 0, last_error: String::new(), latencies }
+        Report {
+            from,
+            until,
+            all: 0,
+            ok: 0,
+            non2xx: 0,
+            errors: 0,
+            connects: 0,
+            sent: 0,
+            tunnels: 0,
+            classes: [0; 6],
+            last_error: String::new(),
+            latencies,
+        }
     }
 
     fn measures(&self, now: Instant) -> bool {
@@ -32,6 +51,7 @@ impl Report {
     /// A response to a request that was due at `due`.
     pub(crate) fn answered(&mut self, now: Instant, due: Instant, status: u16) {
         self.all += 1;
+        self.classes[usize::from(status / 100).min(5)] += 1;
         if self.measures(now) {
             match status {
                 200..300 => self.ok += 1,
@@ -62,13 +82,16 @@ impl Report {
         format!(
             "{{\"requests\":{requests},\"all\":{},\"rps\":{:.1},\"non2xx\":{},\"errors\":{},\"connects\":{},\"mb_s\":{:.2},\
              \"backlog\":{backlog},\"p50_us\":{p50:.1},\"p90_us\":{p90:.1},\"p99_us\":{p99:.1},\"p999_us\":{p999:.1},\
-             \"max_us\":{max:.1},\"last_error\":\"{}\"}}",
+             \"max_us\":{max:.1},\"sent\":{},\"tunnels\":{},\"classes\":{:?},\"last_error\":\"{}\"}}",
             self.all,
             requests as f64 / seconds,
             self.non2xx,
             self.errors,
             self.connects,
             bytes as f64 / seconds / 1e6,
+            self.sent,
+            self.tunnels,
+            self.classes,
             self.last_error.replace(['"', '\\'], "'"),
         )
     }
@@ -96,6 +119,7 @@ mod tests {
         let line = report.line(1_000_000, 3);
         assert!(line.starts_with("{\"requests\":100,\"all\":101,\"rps\":100.0,"), "{line}");
         assert!(line.contains("\"mb_s\":1.00,\"backlog\":3,\"p50_us\":50000.0,\"p90_us\":90000.0,"), "{line}");
+        assert!(line.contains("\"sent\":0,\"tunnels\":0,\"classes\":[0, 0, 101, 0, 0, 0],"), "{line}");
         assert!(line.ends_with("\"last_error\":\"a 'quoted' reason\"}"), "{line}");
     }
 }
