@@ -68,12 +68,12 @@ class Bench:
         nginx = os.environ.get("NGINX_BIN") or shutil.which("nginx") or "/usr/sbin/nginx"
         with open(os.path.join(self.here, "upstream", "nginx.conf.tmpl")) as template:
             file("upstream.conf", render(template.read(), self.variables, []).encode())
-        words = [nginx, "-c", os.path.join(self.work, "upstream.conf"), "-p", self.work]
-        self.upstream = machine.spawn(words, self.args.up_core, os.path.join(self.work, "upstream.log"), self.args.nice)
+        self.upstreams = [[nginx, "-c", os.path.join(self.work, "upstream.conf"), "-p", self.work]]
         if echo:
             port = self.ports["UPECHO"]
-            words = [self.tool("lgs"), "serve", "--h2c", f"127.0.0.1:{port}", "--h2c", f"127.0.1.50:{port}"]
-            machine.spawn(words, self.args.up_core, os.path.join(self.work, "echo.log"), self.args.nice)
+            self.upstreams.append([self.tool("lgs"), "serve", "--h2c", f"127.0.0.1:{port}", "--h2c", f"127.0.1.50:{port}"])
+        self.upstream, *_ = [machine.spawn(words, self.args.up_core, os.path.join(self.work, f"upstream-{nth}.log"), self.args.nice)
+                             for nth, words in enumerate(self.upstreams)]
         deadline = time.time() + 10
         while not machine.accepts(self.ports["UP"]):
             if time.time() > deadline or self.upstream.poll() is not None:

@@ -6,7 +6,7 @@ import statistics
 import threading
 import time
 
-from . import gate, machine
+from . import emulated, gate, machine
 from .drive import client
 from .scenarios import SCENARIOS
 
@@ -20,6 +20,8 @@ def scenario(bench, name):
     """Measures one scenario; returns the lines of the report."""
     what = SCENARIOS[name]
     print(f"== {name}: {what['what']}", flush=True)
+    if bench.args.count:
+        return [f"\n### {name}: {what['what']}\n", *([] if what.get("special") else counts_alone(bench, name, what))]
     if what.get("special"):
         return [f"\n### {name}: {what['what']}\n", *footprint(bench, name)]
     duration, warmup = (1.0, 0.2) if bench.args.quick else (bench.args.duration, bench.args.warmup)
@@ -151,8 +153,29 @@ def count(bench, name, what, peer, warmup):
             counted.update(under_callgrind(bench, what, peer))
         except (RuntimeError, OSError) as error:
             print(f"  -- {peer.name}: not counted by callgrind: {error}")
+    if not bench.instructions and bench.emulated and peer.info.get("emulated", True):
+        try:
+            both, counted["emulated"] = emulated.count(bench, what, peer)
+            counted.update(instr_k=both)
+            if "instr_user_k" in counted:
+                counted["instr_kernel_k"] = round(both - counted["instr_user_k"], 1)
+        except (RuntimeError, OSError) as error:
+            print(f"  -- {peer.name}: not counted in an emulated machine: {error}")
     bench.emit(dict(scenario=name, peer=peer.name, mode="count", **counted))
     return counted
+
+
+def counts_alone(bench, name, what):
+    """The rows of a scenario of which only instructions are counted: it needs no calm machine."""
+    yield "| peer | k instr/req: user and kernel | user | kernel |"
+    yield "|---|---|---|---|"
+    for peer in bench.peers:
+        if peer.name == "direct" or not peer.can(what):
+            continue
+        counted = count(bench, name, what, peer, 0.2)
+        peer.stop()
+        print("  ", json.dumps({"peer": peer.name, **counted}), flush=True)
+        yield f"| {peer.name} | " + " | ".join(number(counted.get(key), 1) for key in ("instr_k", "instr_user_k", "instr_kernel_k")) + " |"
 
 
 def under_callgrind(bench, what, peer):

@@ -99,8 +99,8 @@ class Peer:
         with open(target, "w") as file:
             file.write(text.lstrip("\n"))
 
-    def start(self, config, upstream, under=(), limit=20, answers=True):
-        """Starts the peer, `under` another program where given, and waits until it answers; until it accepts where it will not answer."""
+    def prepare(self, config, upstream):
+        """Writes the peer's configuration and clears what a former run left; the words that start it."""
         self.upstream_name, self.upstream = upstream, self.bench.ports[upstream]
         work = self.bench.work
         flags = [config, *self.info.get("flags", [])]
@@ -112,9 +112,13 @@ class Peer:
             self._render(self._template(config), words["config"], flags)
         for command in self.info.get("prepare", []):
             machine.sh([x.format(**words) for x in command])
-        log = os.path.join(work, f"{self.name}.log")
+        return [x.format(**words) for x in self.info["start"]]
+
+    def start(self, config, upstream, under=(), limit=20, answers=True):
+        """Starts the peer, `under` another program where given, and waits until it answers; until it accepts where it will not answer."""
+        command = [*under, *self.prepare(config, upstream)]
+        log = os.path.join(self.bench.work, f"{self.name}.log")
         started = time.perf_counter()
-        command = [*under, *(x.format(**words) for x in self.info["start"])]
         self.process = machine.spawn(command, self.bench.args.proxy_core, log, self.bench.args.nice)
         while not (self._ready(config) if answers else machine.accepts(self.port)):
             if self.process.poll() is not None or time.perf_counter() - started > limit:
