@@ -57,7 +57,7 @@ impl AuditSink for Nowhere {
 
     fn append(&mut self, lines: &[u8]) -> Result<(), SinkError> {
         // every line has its line feed
-        let count = lines.iter().filter(|byte| **byte == b'\n').count();
+        let count = memchr::memchr_iter(b'\n', lines).count();
         self.0.fetch_add(u64::try_from(count).unwrap(), Ordering::Release);
         Ok(())
     }
