@@ -392,16 +392,16 @@ fn judgement(span: &mut Span<'_>, access: &Access) {
         span.text(n::SECURITY_RULE_NAME, &rule.id);
         span.text(n::SECURITY_RULE_RULESET_NAME, &access.policy);
     }
-    if let Some(leased) = &access.lease {
-        span.text(n::LEASE_ID, &leased.lease.id);
-        span.text(n::LEASE_KIND, &leased.lease.kind);
-    }
     span.number(n::POLICY_REVISION, access.revision);
     span.text(n::STAGE, if access.observed { "observe" } else { "enforce" });
 }
 
 /// What a judgement says of this passage alone.
 fn own(span: &mut Span<'_>, access: &Access) {
+    if let Some(leased) = &access.lease {
+        span.text(n::LEASE_ID, &leased.lease.id);
+        span.text(n::LEASE_KIND, &leased.lease.kind);
+    }
     if let Some(would) = &access.would_be {
         let (word, rule) = match &would.outcome {
             Ok(rule) => ("allowed", Some(rule)),
