@@ -20,7 +20,7 @@ use crate::policy::{self, AccessRequest, Decision, GrantTerms, Leased, Permit, P
 use crate::refusal::{Code, Refusal};
 use crate::secret::FingerprintKey;
 use crate::snapshot::Snapshot;
-use crate::strip::{self, Finding};
+use crate::strip::{self, Findings};
 
 /// Longest wait for uses of a lease to be written down.
 const RESERVE: Duration = Duration::from_secs(1);
@@ -137,12 +137,7 @@ impl Gate {
     /// The names of the trailers that must not go on to this upstream, with what was found in them. All of them when it is no longer
     /// in the catalogue.
     #[must_use]
-    pub fn trailers(
-        &self,
-        snapshot: &Snapshot,
-        upstream: &Upstream,
-        trailers: &HeaderMap,
-    ) -> (SmallVec<[HeaderName; 2]>, SmallVec<[Finding; 2]>) {
+    pub fn trailers(&self, snapshot: &Snapshot, upstream: &Upstream, trailers: &HeaderMap) -> (SmallVec<[HeaderName; 2]>, Findings) {
         let known = snapshot.catalogue.by_name(&upstream.name).map(AsRef::as_ref).and_then(|upstream| snapshot.strip_rules(upstream));
         match known {
             Some(rules) => strip::trailers(trailers, rules, &self.fingerprints),
