@@ -9,8 +9,9 @@ use smallvec::SmallVec;
 /// Removals first, then settings; a new path and query where the query changed.
 #[derive(Clone, Default)]
 pub struct Edits {
-    removed: SmallVec<[HeaderName; 4]>,
-    set: SmallVec<[(HeaderName, HeaderValue); 2]>,
+    // Few are usual, and edits are moved more often than they grow.
+    removed: SmallVec<[HeaderName; 2]>,
+    set: SmallVec<[(HeaderName, HeaderValue); 1]>,
     target: Option<PathAndQuery>,
 }
 
@@ -60,8 +61,10 @@ impl Edits {
     /// These behind earlier ones, of which only what still matters is copied.
     #[must_use]
     pub fn after(mut self, earlier: &Self) -> Self {
-        for (name, value) in earlier.set.iter().filter(|(name, _)| !self.touches(name)).collect::<SmallVec<[_; 2]>>() {
-            self.set.push((name.clone(), value.clone()));
+        for (name, value) in &earlier.set {
+            if !self.touches(name) {
+                self.set.push((name.clone(), value.clone()));
+            }
         }
         for name in &earlier.removed {
             if !self.touches(name) {

@@ -14,6 +14,7 @@
 //! ```
 
 use std::fmt;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use aws_lc_rs::{constant_time, rand};
 use zeroize::Zeroizing;
@@ -60,13 +61,23 @@ impl Secret {
 }
 
 /// Key of the fingerprints: without it a fingerprint of a short key cannot be brute-forced. One per installation, kept in `state`.
-pub struct FingerprintKey(Zeroizing<[u8; 32]>);
+pub struct FingerprintKey {
+    bytes: Zeroizing<[u8; 32]>,
+    number: u64,
+}
 
 impl FingerprintKey {
     /// From 32 random bytes.
     #[must_use]
     pub fn new(bytes: &[u8; 32]) -> Self {
-        Self(Zeroizing::new(*bytes))
+        static MADE: AtomicU64 = AtomicU64::new(0);
+        Self { bytes: Zeroizing::new(*bytes), number: MADE.fetch_add(1, Ordering::Relaxed) }
+    }
+
+    /// Tells the keys of this process apart, and says nothing of them: for those who keep what they made with one.
+    #[must_use]
+    pub const fn number(&self) -> u64 {
+        self.number
     }
 
     /// A key that lives as long as this process.
@@ -80,14 +91,14 @@ impl FingerprintKey {
     /// The whole keyed BLAKE3 of the value, for those who must not take one value for another.
     #[must_use]
     pub fn digest(&self, value: &[u8]) -> [u8; 32] {
-        *blake3::keyed_hash(&self.0, value).as_bytes()
+        *blake3::keyed_hash(&self.bytes, value).as_bytes()
     }
 
     /// Truncated keyed BLAKE3 of the value (a PRF by construction). Three findings a request are usual, and HMAC-SHA256 made a sixth of
     /// what such a request costs.
     #[must_use]
     pub fn fingerprint(&self, value: &[u8]) -> Fingerprint {
-        let tag = blake3::keyed_hash(&self.0, value);
+        let tag = blake3::keyed_hash(&self.bytes, value);
         let mut short = [0; 8];
         for (to, from) in short.iter_mut().zip(tag.as_bytes()) {
             *to = *from;

@@ -32,15 +32,14 @@ impl<'a> Readings<'a> {
     /// `malformed` for what has no bounded set of readings: empty, longer than 8 KiB, more than 32 segments, an incomplete escape,
     /// `%00` or another control character, a fragment, dot segments above the root, or more than eight readings.
     pub fn of(path: &'a str) -> Result<Self, Refusal> {
-        let habits = Habits::that_matter_to(path)?;
+        let (habits, slashes) = Habits::that_matter_to(path)?;
         let others = if habits.any() { habits.read(path)? } else { Vec::new() };
-        let readings = Self { written: path, others };
         // As many segments as slashes.
-        let slashes = |reading: &str| reading.bytes().filter(|byte| *byte == b'/').count();
-        if readings.iter().any(|reading| reading.starts_with('/') && slashes(reading) > MAX_SEGMENTS) {
+        let many = |reading: &str| reading.starts_with('/') && reading.bytes().filter(|byte| *byte == b'/').count() > MAX_SEGMENTS;
+        if (path.starts_with('/') && slashes > MAX_SEGMENTS) || others.iter().any(|reading| many(reading)) {
             return Err(malformed("the path has more than 32 segments"));
         }
-        Ok(readings)
+        Ok(Self { written: path, others })
     }
 
     /// The one reading of a request that has no path (CONNECT): empty, without segments.
@@ -91,32 +90,61 @@ struct Habits {
     dots: bool,
 }
 
+const REFUSED: u8 = 1;
+const ESCAPE: u8 = 1 << 1;
+const BACKSLASH: u8 = 1 << 2;
+const PARAMETER: u8 = 1 << 3;
+const SLASH: u8 = 1 << 4;
+const DOT: u8 = 1 << 5;
+
+/// What each byte of a path may mean.
+#[expect(clippy::indexing_slicing, reason = "evaluated when compiled: an index out of bounds would not compile")]
+const CLASSES: [u8; 256] = {
+    let mut classes = [0; 256];
+    let mut byte = 0_u8;
+    while byte < 0x80 {
+        classes[byte as usize] = match byte {
+            0..=0x1f | 0x7f | b'#' => REFUSED,
+            b'%' => ESCAPE,
+            b'\\' => BACKSLASH,
+            b';' => PARAMETER,
+            b'/' => SLASH,
+            b'.' => DOT,
+            _ => 0,
+        };
+        byte += 1;
+    }
+    classes
+};
+
 impl Habits {
-    /// One pass over the bytes; all that a plain path costs.
-    fn that_matter_to(path: &str) -> Result<Self, Refusal> {
+    /// One pass over the bytes; all that a plain path costs. Tells how many slashes there are, too.
+    fn that_matter_to(path: &str) -> Result<(Self, usize), Refusal> {
         if path.is_empty() {
             return Err(malformed("the path is empty"));
         }
         if path.len() > MAX_BYTES {
             return Err(malformed("the path is longer than 8 KiB"));
         }
-        let mut seen = Self::default();
-        let mut before = b' ';
+        let (mut seen, mut behind_slash, mut slashes, mut before) = (0, 0, 0, 0);
         for byte in path.bytes() {
-            match byte {
-                0..=0x1f | 0x7f => return Err(malformed("the path holds a control character")),
-                b'#' => return Err(malformed("the path holds a fragment")),
-                b'%' => seen.escapes = true,
-                b'\\' => seen.backslash = true,
-                b';' => seen.parameters = true,
-                b'/' if before == b'/' => seen.slashes = true,
-                b'.' if before == b'/' => seen.dots = true,
-                _ => {}
-            }
-            before = byte;
+            let class = CLASSES.get(usize::from(byte)).copied().unwrap_or(REFUSED);
+            seen |= class;
+            slashes += usize::from(class == SLASH);
+            behind_slash |= if before == SLASH { class } else { 0 };
+            before = class;
         }
-        seen.slashes |= before == b'/' && path.len() > 1;
-        Ok(seen)
+        if seen & REFUSED != 0 {
+            return Err(malformed("the path holds a control character or a fragment"));
+        }
+        let habits = Self {
+            escapes: seen & ESCAPE != 0,
+            backslash: seen & BACKSLASH != 0,
+            parameters: seen & PARAMETER != 0,
+            slashes: behind_slash & SLASH != 0 || (before == SLASH && path.len() > 1),
+            dots: behind_slash & DOT != 0,
+        };
+        Ok((habits, slashes))
     }
 
     const fn any(self) -> bool {

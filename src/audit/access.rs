@@ -15,7 +15,7 @@ use crate::credentials::Credential;
 use crate::identity::Workload;
 use crate::policy::{Leased, RuleRef, WouldBe};
 use crate::refusal::Code;
-use crate::strip::Finding;
+use crate::strip::Findings;
 
 /// W3C Trace Context of a passage: our SERVER span, and the caller's span above it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -119,7 +119,7 @@ pub struct Access {
     /// Content hash of the policy set that judged it.
     pub policy: Arc<str>,
     /// Static credentials met on the way.
-    pub findings: SmallVec<[Finding; 2]>,
+    pub findings: Findings,
     /// The credential that was put on.
     pub credential: Option<Arc<Credential>>,
     /// Deciding, obtaining: since the passage began.

@@ -1,5 +1,5 @@
-//! Circumstances: what one passage has in common with others: who came through which listener, where to, by which rule, with which grant,
-//! findings and outcome. Most of a record and of a span says only that, so both are made once for all passages of the same circumstances.
+//! Circumstances: what one passage has in common with others: who came through which listener and asked how, where to, by which rule, with
+//! which grant, findings, outcome and status. Most of a record and of a span says only that, so both are made once for all passages of the same circumstances.
 //!
 //! They are compared by address and number, and what has an address is held as long as the entry lives, so that nothing else can take
 //! it. Credentials are held by the name of their grant: nothing secret outlives its use here.
@@ -9,6 +9,7 @@ use std::hash::{Hash as _, Hasher as _};
 use std::ops::Deref;
 use std::sync::Arc;
 
+use http::Version;
 use rustc_hash::{FxHashMap, FxHasher};
 use smallvec::SmallVec;
 
@@ -18,7 +19,7 @@ use crate::identity::Workload;
 use crate::policy::RuleRef;
 
 /// Most circumstances that are kept; a full cache begins anew.
-const MOST: usize = 256;
+const MOST: usize = 512;
 
 type Words = SmallVec<[u64; 32]>;
 
@@ -34,10 +35,13 @@ impl<'a> Circumstances<'a> {
     /// Of one passage.
     #[must_use]
     pub fn of(access: &'a Access) -> Self {
-        let words = words(access);
+        // Filled in place: it is too large to be moved for nothing.
+        let mut this = Self { access, words: Words::new(), hash: 0 };
+        tell(access, &mut this.words);
         let mut hasher = FxHasher::default();
-        words.hash(&mut hasher);
-        Self { access, hash: hasher.finish(), words }
+        this.words.hash(&mut hasher);
+        this.hash = hasher.finish();
+        this
     }
 }
 
@@ -74,8 +78,8 @@ impl<T> Default for PerCircumstances<T> {
 
 impl<T> PerCircumstances<T> {
     /// The value of this passage's circumstances, made when they are met for the first time. Not among them, so nothing that `make` may
-    /// look at: ids, times, the caller's address, version, method and path, `detail`, `would_be`, status, bytes, attempts, trailers,
-    /// `reflected`, `grpc` and `tunnel`.
+    /// look at: ids, times, the caller's address, path, `detail`, `would_be`, `lease`, bytes, attempts, trailers, `reflected`, `grpc` and
+    /// `tunnel`.
     pub fn of(&mut self, passage: &Circumstances<'_>, make: impl FnOnce() -> T) -> &mut T {
         let entry = |value| Entry { words: passage.words.clone(), value, _alive: Alive::of(passage) };
         if self.0.len() >= MOST && !self.0.contains_key(&passage.hash) {
@@ -103,7 +107,7 @@ impl Alive {
     }
 }
 
-fn words(access: &Access) -> Words {
+fn tell(access: &Access, words: &mut Words) {
     fn shared<T: ?Sized>(value: &Arc<T>) -> u64 {
         Arc::as_ptr(value).cast::<()>() as usize as u64
     }
@@ -112,8 +116,7 @@ fn words(access: &Access) -> Words {
     }
     // Words of the house: equal ones have one address and one length.
     let word = |word: &'static str| (word.as_ptr() as usize as u64).rotate_left(8) ^ word.len() as u64;
-    let rule = access.rule.as_ref();
-    let mut words = Words::new();
+    let (rule, status) = (access.rule.as_ref(), access.status.map_or(0, |status| u64::from(status.as_u16())));
     words.extend([
         shared(&access.listener),
         shared(&access.policy),
@@ -127,7 +130,7 @@ fn words(access: &Access) -> Words {
         word(access.decision()),
         word(access.outcome.name()),
         access.outcome.code().map_or(0, |code| word(code.name())),
-        access.mode as u64 | u64::from(access.observed) << 8 | u64::from(access.cached) << 9,
+        access.mode as u64 | u64::from(access.observed) << 8 | u64::from(access.cached) << 9 | version(access.version) << 16 | status << 32,
         access.findings.len() as u64,
     ]);
     for finding in &access.findings {
@@ -136,11 +139,23 @@ fn words(access: &Access) -> Words {
     }
     if let Some(to) = &access.destination {
         words.push(u64::from(to.port) | (to.scheme as u64) << 16);
-        let (whole, rest) = to.host.as_str().as_bytes().as_chunks::<8>();
-        words.extend(whole.iter().map(|bytes| u64::from_le_bytes(*bytes)));
-        words.push(rest.iter().fold(rest.len() as u64, |sum, byte| sum << 8 | u64::from(*byte)));
+        text(words, to.host.as_str());
     }
-    words
+    text(words, access.method.as_str());
+}
+
+fn text(words: &mut Words, text: &str) {
+    let (whole, rest) = text.as_bytes().as_chunks::<8>();
+    words.extend(whole.iter().map(|bytes| u64::from_le_bytes(*bytes)));
+    words.push(rest.iter().fold(rest.len() as u64, |sum, byte| sum << 8 | u64::from(*byte)));
+}
+
+fn version(version: Version) -> u64 {
+    match version {
+        Version::HTTP_10 => 10,
+        Version::HTTP_2 => 20,
+        _ => 11,
+    }
 }
 
 #[cfg(test)]
@@ -152,6 +167,10 @@ mod tests {
     use super::*;
     use crate::refusal::Code;
 
+    fn words(access: &Access) -> Words {
+        Circumstances::of(access).words
+    }
+
     /// The next passage of the same workload: the same values, other ids, times and results.
     fn next(of: &Access) -> Access {
         let mut next = allowed(of.id + 1);
@@ -160,7 +179,7 @@ mod tests {
         (next.workload, next.upstream, next.credential, next.rule) =
             (of.workload.clone(), of.upstream.clone(), of.credential.clone(), of.rule.clone());
         (next.findings, next.destination) = (of.findings.clone(), of.destination.clone());
-        (next.took, next.response_bytes, next.status) = (std::time::Duration::ZERO, 7, None);
+        (next.took, next.response_bytes) = (std::time::Duration::ZERO, 7);
         next
     }
 
@@ -168,7 +187,7 @@ mod tests {
     fn like_passages_share_and_every_difference_tells() {
         let first = allowed(1);
         assert_eq!(words(&first), words(&next(&first)));
-        let changes: [fn(&mut Access); 14] = [
+        let changes: [fn(&mut Access); 18] = [
             |access| access.listener = "egress".into(),
             |access| access.policy = "5f2c9a01".into(),
             |access| access.workload = None,
@@ -183,6 +202,10 @@ mod tests {
             |access| access.findings[0].kept = true,
             |access| access.findings.clear(),
             |access| access.destination.as_mut().unwrap().port += 1,
+            |access| access.version = Version::HTTP_2,
+            |access| access.status = None,
+            |access| access.method = http::Method::DELETE,
+            |access| access.method = "VERSION-CONTROL".parse().unwrap(),
         ];
         for (at, change) in changes.into_iter().enumerate() {
             let mut other = next(&first);

@@ -2,12 +2,20 @@
 //!
 //! Everything that comes from outside goes through [`text`]; keys and words are literals.
 
-/// Two lower-case hex digits. Counted, not looked up, so that a whole id becomes a few vector instructions.
-pub(super) const fn hex_pair(byte: u8) -> [u8; 2] {
-    const fn digit(nibble: u8) -> u8 {
-        nibble + if nibble < 10 { b'0' } else { b'a' - 10 }
-    }
-    [digit(byte >> 4), digit(byte & 15)]
+/// Two lower-case hex digits. Looked up: ids are too short for counting them by vector instructions to pay.
+pub(crate) fn hex_pair(byte: u8) -> [u8; 2] {
+    const PAIRS: [[u8; 2]; 256] = {
+        let digits = b"0123456789abcdef";
+        let mut pairs = [[0; 2]; 256];
+        let mut byte = 0;
+        #[expect(clippy::indexing_slicing, reason = "evaluated when compiled; the index runs over the table")]
+        while byte < 256 {
+            pairs[byte] = [digits[byte >> 4], digits[byte & 15]];
+            byte += 1;
+        }
+        pairs
+    };
+    PAIRS.get(usize::from(byte)).copied().unwrap_or(*b"00")
 }
 
 /// Appends lower-case hex.

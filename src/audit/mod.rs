@@ -23,6 +23,7 @@ mod writer;
 pub use access::{Access, Attempt, Outcome, TraceIds};
 pub use circumstances::{Circumstances, PerCircumstances};
 pub use event::{Event, GrantChange};
+pub(crate) use json::hex_pair;
 pub use ledger::{Ledger, Options, Slot, Standing};
 pub use read::Reader;
 pub use recorded::{Entry, Line, Recorded, RecordedCredential, RecordedEvent, RecordedPeer, RecordedWouldBe, shown};

@@ -35,13 +35,14 @@
 //! | | | `revoked`, `restored`, `key` |
 //! | `at`, `instance`, `version`, `cut`, `open`, `mac` | seal | `start`, `interval`, `rotate`, `segment`, `stop`; see `seal` |
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use http::Version;
+use smallvec::SmallVec;
 
 use super::access::{Access, Attempt, Outcome};
 use super::event::Event;
-use super::json::{close_object, put, text};
+use super::json::{close_object, put, shown, text};
 use crate::capture::{Destination, Mode, Peer};
 use crate::clock::Timestamp;
 use crate::credentials::Credential;
@@ -52,17 +53,23 @@ use crate::strip::Finding;
 /// Seconds whose text is kept: the current one, and those of the credentials in use.
 const KEPT: usize = 8;
 
-/// Writes what stands between the chain's head and its tail. Keeps the text of a few seconds.
+/// Writes what stands between the chain's head and its tail. Keeps the text of a few seconds and addresses.
 #[derive(Debug)]
 pub(super) struct Scribe {
     kept: Vec<(i64, String)>,
     /// The one to be replaced next.
     oldest: usize,
+    addresses: Addresses,
 }
 
 impl Scribe {
-    pub(super) const fn new() -> Self {
-        Self { kept: Vec::new(), oldest: 0 }
+    pub(super) fn new() -> Self {
+        Self { addresses: Addresses::keeping(), ..Self::brief() }
+    }
+
+    /// For one line: keeps no addresses.
+    fn brief() -> Self {
+        Self { kept: Vec::new(), oldest: 0, addresses: Addresses::default() }
     }
 
     /// `2026-11-21T10:00:00`.
@@ -111,11 +118,15 @@ impl Scribe {
     /// `circumstances`, since the text is kept.
     pub(super) fn circumstances(&mut self, out: &mut Vec<u8>, access: &Access) {
         out.extend_from_slice(b"{\"kind\":\"access\"");
+        how(out, access);
         standing(out, access);
         put!(out, "outcome", word access.outcome.name());
         put!(out, "decision", word access.decision());
         if let Outcome::Refused(code) = access.outcome {
             put!(out, "code", word code.name());
+        }
+        if let Some(status) = access.status {
+            put!(out, "status", number status.as_u16());
         }
         if !access.findings.is_empty() {
             list(out, b",\"findings\":[", &access.findings, finding);
@@ -130,7 +141,7 @@ impl Scribe {
         out.extend_from_slice(b",\"time\":\"");
         self.time(out, access.time);
         out.push(b'"');
-        asked(out, access);
+        asked(out, access, &mut self.addresses);
         if !access.detail.is_empty() {
             put!(out, "detail", text & access.detail);
         }
@@ -139,9 +150,6 @@ impl Scribe {
         }
         if let Some(would) = &access.would_be {
             would_be(out, would);
-        }
-        if let Some(status) = access.status {
-            put!(out, "status", number status.as_u16());
         }
         put!(out, "request_bytes", number access.request_bytes);
         put!(out, "response_bytes", number access.response_bytes);
@@ -154,7 +162,7 @@ impl Scribe {
         }
         close_object(out, object);
         if !access.attempts.is_empty() {
-            list(out, b",\"attempts\":[", &access.attempts, attempt);
+            list(out, b",\"attempts\":[", &access.attempts, |out, tried| attempt(out, tried, &mut self.addresses));
         }
         if access.dropped_trailers > 0 {
             put!(out, "dropped_trailers", number access.dropped_trailers);
@@ -190,7 +198,7 @@ impl Scribe {
     pub(super) fn edge(&mut self, out: &mut Vec<u8>, now: Timestamp, edge: &Edge) {
         self.begin(out, "edge", now);
         put!(out, "listener", text & edge.listener);
-        peer(out, &edge.peer);
+        peer(out, &edge.peer, &mut self.addresses);
         put!(out, "count", number edge.count);
         put!(out, "outcome", word Outcome::Refused(edge.code).name());
         put!(out, "code", word edge.code.name());
@@ -317,13 +325,14 @@ pub(super) struct Opened {
 impl Opened {
     pub(super) fn of(access: &Access) -> Self {
         let mut fields = Vec::with_capacity(512);
-        asked(&mut fields, access);
+        asked(&mut fields, access, &mut Addresses::default());
+        how(&mut fields, access);
         standing(&mut fields, access);
         if let Some(leased) = &access.lease {
             lease(&mut fields, leased);
         }
         if let Some(credential) = &access.credential {
-            Scribe::new().credential(&mut fields, credential, access.cached);
+            Scribe::brief().credential(&mut fields, credential, access.cached);
         }
         Self { id: access.id, time: access.time, fields }
     }
@@ -351,16 +360,14 @@ pub(super) struct Missing {
 }
 
 /// What this passage was, and nobody else's.
-fn asked(out: &mut Vec<u8>, access: &Access) {
+fn asked(out: &mut Vec<u8>, access: &Access, addresses: &mut Addresses) {
     put!(out, "id", hex access.id.to_be_bytes());
     put!(out, "trace_id", hex access.trace.trace);
     put!(out, "span_id", hex access.trace.span);
     if let Some(parent) = access.trace.parent {
         put!(out, "parent_span_id", hex parent);
     }
-    peer(out, &access.peer);
-    put!(out, "version", word version(access.version));
-    put!(out, "method", text access.method.as_str());
+    peer(out, &access.peer, addresses);
     put!(out, "path", text & access.path);
     if access.grpc {
         put!(out, "grpc", flag true);
@@ -368,6 +375,12 @@ fn asked(out: &mut Vec<u8>, access: &Access) {
     if access.tunnel {
         put!(out, "tunnel", flag true);
     }
+}
+
+/// How it was asked.
+fn how(out: &mut Vec<u8>, access: &Access) {
+    put!(out, "version", word version(access.version));
+    put!(out, "method", text access.method.as_str());
 }
 
 /// Who came from where, where it goes, and what judged it.
@@ -409,12 +422,12 @@ fn list<T>(out: &mut Vec<u8>, head: &[u8], items: &[T], mut write: impl FnMut(&m
     out.push(b']');
 }
 
-fn peer(out: &mut Vec<u8>, peer: &Peer) {
+fn peer(out: &mut Vec<u8>, peer: &Peer, addresses: &mut Addresses) {
     out.extend_from_slice(b",\"peer\":");
     let object = out.len();
     match peer {
         Peer::Tcp { address, uid } => {
-            address_text(out, address);
+            addresses.put(out, address);
             if let Some(uid) = uid {
                 put!(out, "uid", number * uid);
             }
@@ -430,19 +443,35 @@ fn peer(out: &mut Vec<u8>, peer: &Peer) {
     close_object(out, object);
 }
 
-fn address_text(out: &mut Vec<u8>, address: &SocketAddr) {
-    let SocketAddr::V4(v4) = address else {
-        put!(out, "address", shown address);
-        return;
-    };
-    out.extend_from_slice(b",\"address\":\"");
-    let mut digits = itoa::Buffer::new();
-    for (octet, end) in v4.ip().octets().into_iter().zip(*b"...:") {
-        out.extend_from_slice(digits.format(octet).as_bytes());
-        out.push(end);
+/// The text of addresses that were written lately, each in the one place that its last bits give it: callers and upstreams come again.
+#[derive(Debug, Default)]
+struct Addresses(Vec<Option<(SocketAddr, SmallVec<[u8; 48]>)>>);
+
+impl Addresses {
+    /// As many as a worker has connections at most times.
+    fn keeping() -> Self {
+        Self(std::iter::repeat_n(None, 512).collect())
     }
-    out.extend_from_slice(digits.format(v4.port()).as_bytes());
-    out.push(b'"');
+
+    fn put(&mut self, out: &mut Vec<u8>, address: &SocketAddr) {
+        let low = match address.ip() {
+            IpAddr::V4(ip) => ip.to_bits(),
+            IpAddr::V6(ip) => u32::from(ip.segments().last().copied().unwrap_or_default()),
+        };
+        let at = (low ^ u32::from(address.port())) as usize % self.0.len().max(1);
+        out.extend_from_slice(b",\"address\":\"");
+        match self.0.get_mut(at) {
+            Some(Some((known, text))) if known == address => out.extend_from_slice(text),
+            kept => {
+                let from = out.len();
+                shown(out, format_args!("{address}"));
+                if let Some(kept) = kept {
+                    *kept = Some((*address, SmallVec::from_slice(out.get(from..).unwrap_or_default())));
+                }
+            }
+        }
+        out.push(b'"');
+    }
 }
 
 fn workload(out: &mut Vec<u8>, workload: &Workload) {
@@ -589,13 +618,13 @@ fn finding(out: &mut Vec<u8>, finding: &Finding) {
     close_object(out, object);
 }
 
-fn attempt(out: &mut Vec<u8>, attempt: &Attempt) {
+fn attempt(out: &mut Vec<u8>, attempt: &Attempt, addresses: &mut Addresses) {
     let object = out.len();
     put!(out, "span_id", hex attempt.span);
     put!(out, "began", number micros(attempt.began));
     put!(out, "ended", number micros(attempt.ended));
     if let Some(address) = &attempt.address {
-        address_text(out, address);
+        addresses.put(out, address);
     }
     put!(out, "version", word version(attempt.version));
     put!(out, "reused", flag attempt.reused);

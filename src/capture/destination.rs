@@ -1,9 +1,13 @@
 //! `Destination`: where a request wants to go, parsed once into a canonical, comparable form.
 
 use std::borrow::Cow;
+use std::cell::RefCell;
 use std::fmt;
+use std::hash::Hasher as _;
 use std::net::{IpAddr, Ipv6Addr};
 use std::sync::Arc;
+
+use rustc_hash::FxHasher;
 
 /// `http` or `https`: whether the upstream leg is declared plaintext or verified TLS.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -108,15 +112,20 @@ fn is_ipv4(text: &[u8]) -> bool {
         return false;
     }
     for byte in text {
-        match byte {
-            b'0'..=b'9' if digits == 0 || value > 0 => {
-                (digits, value) = (digits + 1, value * 10 + u16::from(byte - b'0'));
-                if value > 255 {
-                    return false;
-                }
+        let digit = byte.wrapping_sub(b'0');
+        if digit <= 9 {
+            // No leading zero.
+            if digits > 0 && value == 0 {
+                return false;
             }
-            b'.' if digits > 0 => (octets, digits, value) = (octets + 1, 0, 0),
-            _ => return false,
+            (digits, value) = (digits + 1, value * 10 + u16::from(digit));
+            if value > 255 {
+                return false;
+            }
+        } else if *byte == b'.' && digits > 0 {
+            (octets, digits, value) = (octets + 1, 0, 0);
+        } else {
+            return false;
         }
     }
     octets == 4 && digits > 0
@@ -124,21 +133,24 @@ fn is_ipv4(text: &[u8]) -> bool {
 
 /// RFC 1123 labels (underscore allowed, as deployed), at most 253 bytes; a last label of digits or a hex number is an address in disguise.
 fn is_dns_name(name: &str) -> bool {
-    let label_ok = |label: &str| {
-        !label.is_empty()
-            && label.len() <= 63
-            && !label.starts_with('-')
-            && !label.ends_with('-')
-            && label.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_')
-    };
-    let numeric = |label: &str| {
-        label.bytes().all(|byte| byte.is_ascii_digit())
-            || label
-                .strip_prefix("0x")
-                .or_else(|| label.strip_prefix("0X"))
-                .is_some_and(|hex| hex.bytes().all(|byte| byte.is_ascii_hexdigit()))
-    };
-    !name.is_empty() && name.len() <= 253 && name.split('.').all(label_ok) && !name.rsplit('.').next().is_some_and(numeric)
+    let (mut label, mut before) = (0, b'.');
+    for byte in name.bytes() {
+        match byte {
+            b'.' if label > 0 && before != b'-' => label = 0,
+            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'_' if label < 63 => label += 1,
+            b'-' if label > 0 && label < 63 => label += 1,
+            _ => return false,
+        }
+        before = byte;
+    }
+    let last = name.len().checked_sub(label).and_then(|begin| name.get(begin..)).unwrap_or_default();
+    label > 0 && before != b'-' && name.len() <= 253 && !is_number(last)
+}
+
+/// Decimal or hexadecimal.
+fn is_number(label: &str) -> bool {
+    let hex = label.strip_prefix("0x").or_else(|| label.strip_prefix("0X"));
+    label.bytes().all(|byte| byte.is_ascii_digit()) || hex.is_some_and(|digits| digits.bytes().all(|byte| byte.is_ascii_hexdigit()))
 }
 
 impl fmt::Display for Host {
@@ -158,43 +170,84 @@ impl fmt::Debug for Host {
 /// # Errors
 /// User information, a malformed host, a port that is no number.
 pub fn parse_authority(text: &str) -> Result<(Host, Option<u16>), HostError> {
-    let (host, port) = split_authority(text)?;
-    Ok((Host::parse(host)?, port))
+    thread_local! {
+        static LATELY: RefCell<Lately> = RefCell::default();
+    }
+    LATELY.with_borrow_mut(|lately| lately.parse(text))
+}
+
+/// Authorities that were parsed lately, each in the one place that its hash gives it: callers name the same few in every request, and each
+/// is asked for twice. What it means follows from its text alone, so what was found cannot grow old.
+#[derive(Default)]
+struct Lately(Vec<Option<Parsed>>);
+
+/// As written, and what it means.
+type Parsed = (Box<str>, Host, Option<u16>);
+
+impl Lately {
+    const PLACES: usize = 64;
+    /// Longer ones are no authorities, or unusual.
+    const LONGEST: usize = 128;
+
+    fn parse(&mut self, text: &str) -> Result<(Host, Option<u16>), HostError> {
+        if self.0.is_empty() {
+            self.0.resize_with(Self::PLACES, || None);
+        }
+        let mut hasher = FxHasher::default();
+        hasher.write(text.as_bytes());
+        let place = self.0.get_mut(usize::try_from(hasher.finish() % Self::PLACES as u64).unwrap_or(0));
+        if let Some(Some((known, host, port))) = &place
+            && **known == *text
+        {
+            return Ok((host.clone(), *port));
+        }
+        let (host, port) = split_authority(text)?;
+        let host = Host::parse(host)?;
+        if let Some(place) = place.filter(|_| text.len() <= Self::LONGEST) {
+            *place = Some((text.into(), host.clone(), port));
+        }
+        Ok((host, port))
+    }
 }
 
 /// Whether [`parse_authority`] takes it.
 pub(super) fn is_authority(text: &str) -> bool {
-    split_authority(text).is_ok_and(|(host, _)| canonical(host).is_ok())
+    parse_authority(text).is_ok()
 }
 
 fn split_authority(text: &str) -> Result<(&str, Option<u16>), HostError> {
-    let bytes = text.as_bytes();
-    if bytes.contains(&b'@') {
-        return Err(HostError::UserInfo);
-    }
-    let (host, port) = match bytes.iter().rposition(|byte| *byte == b':') {
-        Some(colon) if bytes.last() != Some(&b']') => {
-            let (host, port) = text.split_at_checked(colon).ok_or(HostError::Malformed)?;
-            (host, port.strip_prefix(':'))
+    let (mut colons, mut last) = (0, text.len());
+    for (at, byte) in text.bytes().enumerate() {
+        match byte {
+            b'@' => return Err(HostError::UserInfo),
+            b':' => (colons, last) = (colons + 1, at),
+            _ => {}
         }
-        Some(_) | None => (text, None),
+    }
+    // The colons of an address in brackets divide nothing.
+    let (host, port) = if text.ends_with(']') {
+        (text, None)
+    } else {
+        text.split_at_checked(last).map(|(host, port)| (host, port.strip_prefix(':'))).ok_or(HostError::Malformed)?
     };
-    if !host.starts_with('[') && host.as_bytes().contains(&b':') {
+    if colons > usize::from(port.is_some()) && !host.starts_with('[') {
         return Err(HostError::Malformed);
     }
-    let port = match port.map(str::as_bytes) {
-        None => None,
-        Some(digits) if !digits.is_empty() && digits.iter().all(u8::is_ascii_digit) => {
-            let number = digits.iter().fold(0_u32, |sum, digit| sum.saturating_mul(10).saturating_add(u32::from(digit - b'0')));
-            let port = u16::try_from(number).map_err(|_| HostError::Port)?;
-            if port == 0 {
-                return Err(HostError::Port);
-            }
-            Some(port)
-        }
-        Some(_) => return Err(HostError::Port),
-    };
+    let port = port.map(port_number).transpose()?;
     Ok((host, port))
+}
+
+/// From 1 to 65535, in decimal digits.
+fn port_number(text: &str) -> Result<u16, HostError> {
+    let mut number = 0_u32;
+    for byte in text.bytes() {
+        let digit = byte.wrapping_sub(b'0');
+        if digit > 9 {
+            return Err(HostError::Port);
+        }
+        number = number.saturating_mul(10).saturating_add(u32::from(digit));
+    }
+    u16::try_from(number).ok().filter(|port| *port > 0).ok_or(HostError::Port)
 }
 
 /// Scheme, host and port: what is routed, judged, dialled, verified and recorded, one value everywhere.
@@ -262,7 +315,23 @@ mod tests {
         #[test]
         fn addresses_are_told_as_the_library_does(text in "[0-9]{0,4}(\\.[0-9]{0,4}){0,4}|[0-9.]{0,16}") {
             proptest::prop_assert_eq!(is_ipv4(text.as_bytes()), text.parse::<std::net::Ipv4Addr>().is_ok(), "{}", text);
-            proptest::prop_assert_eq!(is_authority(&text), parse_authority(&text).is_ok());
+            let again = || parse_authority(&text);
+            proptest::prop_assert_eq!(again(), again());
+            let fresh = split_authority(&text).and_then(|(host, port)| Ok((Host::parse(host)?, port)));
+            proptest::prop_assert_eq!(again(), fresh);
+        }
+
+        #[test]
+        fn names_are_told_as_they_are_defined(text in "[a-zA-Z0-9_.-]{0,12}|[0-9a-fxX.]{0,8}|[a-b]{62,64}(\\.[a-b]{1,64}){0,4}|.{0,6}") {
+            let label = |label: &str| {
+                (1..=63).contains(&label.len())
+                    && !label.starts_with('-')
+                    && !label.ends_with('-')
+                    && label.chars().all(|one| one.is_ascii_alphanumeric() || one == '-' || one == '_')
+            };
+            let last = text.rsplit('.').next().unwrap_or_default();
+            let defined = text.len() <= 253 && text.split('.').all(label) && !is_number(last);
+            proptest::prop_assert_eq!(is_dns_name(&text), defined, "{}", text);
         }
     }
 

@@ -67,6 +67,34 @@ const fn is_target_byte(byte: u8) -> bool {
     matches!(byte, 0x21..0x7f) && !matches!(byte, b'"' | b'<' | b'>' | b'`' | b'#')
 }
 
+/// Field names of letters, digits, `-`, `_` and `.`: the other token characters are read differently by CGI-like servers and proxies.
+const fn is_name_byte(byte: u8) -> bool {
+    matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'-' | b'_' | b'.')
+}
+
+const TARGET: u8 = 1;
+const NAME: u8 = 2;
+
+/// Where each byte may stand. Targets and names are most of what is checked of a head: one look-up a byte, without a branch.
+#[expect(clippy::indexing_slicing, reason = "evaluated when compiled: an index out of bounds would not compile")]
+const PLACES: [u8; 256] = {
+    let mut places = [0; 256];
+    let mut byte = 0_u8;
+    loop {
+        places[byte as usize] = if is_target_byte(byte) { TARGET } else { 0 } | if is_name_byte(byte) { NAME } else { 0 };
+        if byte == u8::MAX {
+            break;
+        }
+        byte += 1;
+    }
+    places
+};
+
+/// Whether every byte may stand there.
+fn all(text: &[u8], place: u8) -> bool {
+    text.iter().fold(place, |left, byte| left & PLACES.get(usize::from(*byte)).copied().unwrap_or(0)) == place
+}
+
 /// RFC 9112 section 3.2: origin-form, absolute-form, authority-form for CONNECT alone, `*` for OPTIONS alone.
 fn check_target(parts: &Parts) -> Result<(), Refusal> {
     let uri = &parts.uri;
@@ -82,15 +110,10 @@ fn check_target(parts: &Parts) -> Result<(), Refusal> {
     if !(text.is_empty() || text.starts_with(['/', '?'])) {
         return Err(malformed("the path does not begin with a slash"));
     }
-    if !text.bytes().all(is_target_byte) {
+    if !all(text.as_bytes(), TARGET) {
         return Err(malformed("the request target holds a byte that must be percent-encoded"));
     }
     Ok(())
-}
-
-/// Field names of letters, digits, `-`, `_` and `.`: the other token characters are read differently by CGI-like servers and proxies.
-const fn is_name_byte(byte: u8) -> bool {
-    matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'-' | b'_' | b'.')
 }
 
 /// What one walk over the fields has met of those that frame and address a message.
@@ -125,7 +148,7 @@ fn check_fields(parts: &Parts, limits: HeadLimits) -> Result<Fields<'_>, Refusal
             b"content-length" => (fields.lengths, fields.length) = (fields.lengths + 1, Some(value)),
             b"transfer-encoding" => (fields.codings, fields.coding) = (fields.codings + 1, Some(value)),
             b"te" => fields.odd_te |= value.as_bytes() != b"trailers",
-            name if !name.iter().copied().all(is_name_byte) => {
+            name if !all(name, NAME) => {
                 return Err(malformed("a header name holds more than letters, digits, `-`, `_` and `.`"));
             }
             _ => {}

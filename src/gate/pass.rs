@@ -12,7 +12,7 @@ use crate::action::Action;
 use crate::audit::Access;
 use crate::capture::{self, Arrival, Destination, Host, Scheme, Target};
 use crate::catalogue::{JWT_SVID, Origin, Upstream};
-use crate::clock::Clock;
+use crate::clock::{Clock, Timestamp};
 use crate::credentials::{Broker, Credential, IssueError};
 use crate::identity::{Attestation, Caller, Identified, IdentitySource, Workload};
 use crate::live::{Live, Want};
@@ -20,7 +20,7 @@ use crate::policy::{self, AccessRequest, Decision, GrantTerms, Leased, Permit, P
 use crate::refusal::{Code, Refusal};
 use crate::secret::FingerprintKey;
 use crate::snapshot::Snapshot;
-use crate::strip::{self, Finding};
+use crate::strip::{self, Findings};
 
 /// Longest wait for uses of a lease to be written down.
 const RESERVE: Duration = Duration::from_secs(1);
@@ -137,12 +137,7 @@ impl Gate {
     /// The names of the trailers that must not go on to this upstream, with what was found in them. All of them when it is no longer
     /// in the catalogue.
     #[must_use]
-    pub fn trailers(
-        &self,
-        snapshot: &Snapshot,
-        upstream: &Upstream,
-        trailers: &HeaderMap,
-    ) -> (SmallVec<[HeaderName; 2]>, SmallVec<[Finding; 2]>) {
+    pub fn trailers(&self, snapshot: &Snapshot, upstream: &Upstream, trailers: &HeaderMap) -> (SmallVec<[HeaderName; 2]>, Findings) {
         let known = snapshot.catalogue.by_name(&upstream.name).map(AsRef::as_ref).and_then(|upstream| snapshot.strip_rules(upstream));
         match known {
             Some(rules) => strip::trailers(trailers, rules, &self.fingerprints),
@@ -165,7 +160,8 @@ impl Gate {
     /// Asks the listener's sources in order; the first that has a say decides.
     fn who<'a>(&self, snapshot: &'a Snapshot, arrival: &Arrival, parts: &Parts) -> Result<Proof, Unproven<'a>> {
         let sources = snapshot.identities.get(&arrival.listener).map(AsRef::as_ref).unwrap_or_default();
-        let caller = Caller { arrival, headers: &parts.headers, now: self.clock.now() };
+        let at = self.clock.now();
+        let caller = Caller { arrival, headers: &parts.headers, now: at };
         let refused = |code, why| {
             let challenge = arrival.tunnel.is_none() && code == Code::Unauthenticated && sources.iter().any(|source| source.challenges());
             Err(Unproven::Refused(Refusal::new(code, why).challenged(challenge)))
@@ -173,7 +169,7 @@ impl Gate {
         for source in sources {
             let named = |why: String| format!("identity `{}`: {why}", source.name());
             match source.identify(&caller) {
-                Identified::Attested(workload) => return Ok(Proof { workload, source: Arc::clone(source) }),
+                Identified::Attested(workload) => return Ok(Proof { workload, source: Arc::clone(source), at }),
                 Identified::Rejected(why) => return refused(Code::Unauthenticated, named(why)),
                 Identified::NotReady(why) => return refused(Code::NotReady, named(why)),
                 Identified::Unsettled => return Err(Unproven::Unsettled(&**source)),
@@ -197,7 +193,7 @@ impl Gate {
         access.grpc = action.grpc.is_some();
         let (share, peer) = (share_of(&access.trace.trace), &arrival.peer);
         let request = AccessRequest { workload, upstream, destination: &destination, action: &action, parts, peer, tunnel, share };
-        let now = self.clock.now();
+        let now = proof.at;
         let mut decision = snapshot.policies.decide(&request, &stripped, &self.live, now);
         if let Some(want) = decision.unreserved.take() {
             decision = Box::pin(self.decide_again(snapshot, &request, &stripped, decision, want)).await;
@@ -323,6 +319,8 @@ struct Judged<'a> {
 struct Proof {
     workload: Arc<Workload>,
     source: Arc<dyn IdentitySource>,
+    /// When it was asked: the request is judged as of then.
+    at: Timestamp,
 }
 
 /// exeat's own identity is a credential only for callers that are this very pod: a workload that the configuration or the kernel gives

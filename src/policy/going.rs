@@ -16,33 +16,20 @@ pub(super) type Found<'a> = Result<&'a Arc<Lease>, (Missing, Option<&'a Arc<Leas
 pub(super) struct Going<'a> {
     request: &'a AccessRequest<'a>,
     leases: &'a Leases,
-    claim: Claim<'a>,
-    /// It was let through before: what it has used up is not held against it.
-    again: bool,
+    now: Timestamp,
+    /// It was let through before by this lease: what it has used up is not held against it.
+    held: Option<&'a str>,
 }
 
 impl<'a> Going<'a> {
     /// A request that is judged for the first time.
-    pub(super) fn new(request: &'a AccessRequest<'a>, leases: &'a Leases, now: Timestamp) -> Self {
-        let uid = match request.peer {
-            Peer::Tcp { uid, .. } => *uid,
-            Peer::Unix { uid, .. } => Some(*uid),
-        };
-        let mut all = request.parts.headers.iter().filter(|(name, _)| *name == LEASE_HEADER).map(|(_, value)| value);
-        let named = match (all.next().map(|value| value.to_str()), all.next()) {
-            (None, _) => Named::No,
-            (Some(Ok(id)), None) => Named::Id(id),
-            (Some(_), _) => Named::Unclear,
-        };
-        Self { request, leases, claim: Claim { workload: &request.workload.id, uid, named, now }, again: false }
+    pub(super) const fn new(request: &'a AccessRequest<'a>, leases: &'a Leases, now: Timestamp) -> Self {
+        Self { request, leases, now, held: None }
     }
 
     /// A passage under way that went by this lease.
-    pub(super) fn again(self, held: Option<&'a str>) -> Self {
-        match held {
-            Some(id) => Self { claim: Claim { named: Named::Id(id), ..self.claim }, again: true, ..self },
-            None => self,
-        }
+    pub(super) const fn again(self, held: Option<&'a str>) -> Self {
+        Self { held, ..self }
     }
 
     pub(super) const fn request(&self) -> &'a AccessRequest<'a> {
@@ -50,14 +37,35 @@ impl<'a> Going<'a> {
     }
 
     pub(super) const fn now(&self) -> Timestamp {
-        self.claim.now
+        self.now
+    }
+
+    /// What the request says of leases: read only when a rule wants one.
+    fn claim(&self) -> Claim<'a> {
+        let uid = match self.request.peer {
+            Peer::Tcp { uid, .. } => *uid,
+            Peer::Unix { uid, .. } => Some(*uid),
+        };
+        Claim { workload: &self.request.workload.id, uid, named: self.named(), now: self.now }
+    }
+
+    fn named(&self) -> Named<'a> {
+        if let Some(id) = self.held {
+            return Named::Id(id);
+        }
+        let mut all = self.request.parts.headers.iter().filter(|(name, _)| *name == LEASE_HEADER).map(|(_, value)| value);
+        match (all.next().map(|value| value.to_str()), all.next()) {
+            (None, _) => Named::No,
+            (Some(Ok(id)), None) => Named::Id(id),
+            (Some(_), _) => Named::Unclear,
+        }
     }
 
     /// The lease for a rule that wants one; `None` for one that does not.
     pub(super) fn under(&self, rule: &Rule) -> Option<Found<'a>> {
         let terms = rule.lease.as_ref()?;
-        Some(match self.leases.choose(&self.claim, terms, &rule.name.id) {
-            Err((Missing::Spent, Some(lease))) if self.again => Ok(lease),
+        Some(match self.leases.choose(&self.claim(), terms, &rule.name.id) {
+            Err((Missing::Spent, Some(lease))) if self.held.is_some() => Ok(lease),
             found => found,
         })
     }
@@ -66,7 +74,7 @@ impl<'a> Going<'a> {
     /// one that ends soonest.
     pub(super) fn seen_by(&self, rule: &Rule) -> Option<&'a Lease> {
         match self.under(rule) {
-            None => self.leases.soonest(&self.claim).map(AsRef::as_ref),
+            None => self.leases.soonest(&self.claim()).map(AsRef::as_ref),
             Some(Ok(lease) | Err((Missing::Spent, Some(lease)))) => Some(lease),
             Some(Err(_)) => None,
         }
@@ -74,6 +82,6 @@ impl<'a> Going<'a> {
 
     /// Uses left, if they are counted. Whoever was let through had one.
     pub(super) fn uses_left(&self, lease: &Lease) -> Option<u32> {
-        lease.uses_left().map(|left| if self.again { left.max(1) } else { left })
+        lease.uses_left().map(|left| if self.held.is_some() { left.max(1) } else { left })
     }
 }

@@ -136,6 +136,9 @@ impl Index {
         if let Some(pattern) = self.exact.get(id.as_str()) {
             both(*pattern);
         }
+        if self.exact.len() == self.identities.len() {
+            return;
+        }
         let segments = self.patterns.segments(identity_segments(id));
         self.patterns.walk(self.root, &segments, &mut |list| list.iter().copied().for_each(&mut both));
     }

@@ -81,6 +81,11 @@ impl Hops {
 
 /// Removes what `Connection` nominates; whether it nominates `Upgrade`.
 fn nominations(headers: &mut HeaderMap) -> bool {
+    // Nearly every one says just this, and nominates nothing.
+    let mut lines = headers.iter().filter(|(name, _)| **name == CONNECTION).map(|(_, value)| value.as_bytes());
+    if lines.all(|line| matches!(line, b"keep-alive" | b"close")) {
+        return false;
+    }
     let (mut upgrade, mut nominated) = (false, smallvec::SmallVec::<[HeaderName; 2]>::new());
     for line in headers.get_all(CONNECTION) {
         for token in line.as_bytes().split(|byte| *byte == b',').map(<[u8]>::trim_ascii) {
@@ -274,13 +279,18 @@ fn set_host(headers: &mut HeaderMap, destination: &Destination) {
 
 fn says(host: &[u8], name: &str, port: u16, default: bool) -> bool {
     match host.strip_prefix(name.as_bytes()) {
-        Some(b"") => default && !name.contains(':'),
+        Some(b"") => default && !is_v6(name),
         Some([b':', digits @ ..]) => {
             let mut text = itoa::Buffer::new();
-            !default && digits == text.format(port).as_bytes() && !name.contains(':')
+            !default && digits == text.format(port).as_bytes() && !is_v6(name)
         }
         Some(_) | None => false,
     }
+}
+
+/// An IPv6 address, which stands in brackets there.
+fn is_v6(name: &str) -> bool {
+    name.bytes().any(|byte| byte == b':')
 }
 
 /// `host` or `host:port`, without the default port.

@@ -23,7 +23,7 @@ use crate::identity::Workload;
 use crate::live::{Block, Blocks, Touched};
 use crate::policy::share_of;
 use crate::refusal::Refusal;
-use crate::strip::Finding;
+use crate::strip::{Finding, Findings};
 
 /// Why a live passage is ended from outside.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -324,7 +324,7 @@ impl Passage {
     }
 
     /// The trailers that must not go on: none at an observed upstream, all when the upstream is no longer in the catalogue.
-    pub(super) fn strip_trailers(&self, trailers: &HeaderMap) -> (SmallVec<[HeaderName; 2]>, SmallVec<[Finding; 2]>) {
+    pub(super) fn strip_trailers(&self, trailers: &HeaderMap) -> (SmallVec<[HeaderName; 2]>, Findings) {
         let worker = self.conn.worker();
         let lent = self.lend();
         match lent.as_ref() {

@@ -5,7 +5,7 @@ use http::uri::PathAndQuery;
 use http::{HeaderMap, HeaderName};
 use smallvec::SmallVec;
 
-use super::finding::{Finding, Kind};
+use super::finding::{Finding, Findings, Kind};
 use super::lists::Seen;
 use super::query;
 use super::rules::Rules;
@@ -20,7 +20,7 @@ const OURS: &str = "exeat-lease";
 #[derive(Debug, Clone)]
 #[must_use]
 pub struct Stripped {
-    findings: SmallVec<[Finding; 2]>,
+    findings: Findings,
     edits: Edits,
 }
 
@@ -39,7 +39,7 @@ impl Stripped {
 
     /// Findings and changes, when nothing else is asked of the proof.
     #[must_use]
-    pub fn into_parts(self) -> (SmallVec<[Finding; 2]>, Edits) {
+    pub fn into_parts(self) -> (Findings, Edits) {
         (self.findings, self.edits)
     }
 
@@ -102,7 +102,7 @@ pub fn examine(parts: &Parts, rules: &Rules, key: &FingerprintKey) -> Stripped {
 
 /// The names of the trailers that must not pass, with their findings.
 #[must_use]
-pub fn trailers(trailers: &HeaderMap, rules: &Rules, key: &FingerprintKey) -> (SmallVec<[HeaderName; 2]>, SmallVec<[Finding; 2]>) {
+pub fn trailers(trailers: &HeaderMap, rules: &Rules, key: &FingerprintKey) -> (SmallVec<[HeaderName; 2]>, Findings) {
     let mut scan = Scan::new(rules, key);
     let mut names = SmallVec::new();
     for (name, value) in trailers {

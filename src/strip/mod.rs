@@ -22,7 +22,7 @@ mod scan;
 mod shape;
 
 pub use detector::{Stripped, examine, trailers};
-pub use finding::{Finding, Kind};
+pub use finding::{Finding, Findings, Kind};
 pub(crate) use query::percent_decoded;
 pub use redact::redact_path;
 pub use rules::{BadRule, Rules};

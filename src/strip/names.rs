@@ -32,7 +32,7 @@ pub(super) fn classify(name: &[u8]) -> Class {
     if let Some(known) = exact(name) {
         return known;
     }
-    if memchr::memchr(b'_', name).is_some() {
+    if name.contains(&b'_') {
         let folded = fold(name);
         return exact(&folded).unwrap_or_else(|| by_words(&folded));
     }
@@ -45,7 +45,11 @@ fn by_words(name: &[u8]) -> Class {
 
 /// Lower case, with `-` for `_`: the form in which names are compared.
 pub(super) fn fold(name: &[u8]) -> SmallVec<[u8; 64]> {
-    name.iter().map(|byte| if *byte == b'_' { b'-' } else { byte.to_ascii_lowercase() }).collect()
+    let mut folded = SmallVec::<[u8; 64]>::from_slice(name);
+    for byte in &mut folded {
+        *byte = if *byte == b'_' { b'-' } else { byte.to_ascii_lowercase() };
+    }
+    folded
 }
 
 #[rustfmt::skip]

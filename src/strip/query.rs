@@ -14,7 +14,8 @@ const SIGNATURE: usize = 16;
 pub(super) fn strip(path: &str, query: &str, scan: &mut Scan<'_>) -> Option<String> {
     let mut target: Option<String> = None;
     let mut begin = 0;
-    for pair in query.split('&') {
+    for pair in query.as_bytes().split(|byte| *byte == b'&') {
+        let pair = query.get(begin..begin + pair.len()).unwrap_or_default();
         let goes = !pair.is_empty() && credential(pair.as_bytes(), query.as_bytes(), scan);
         match (&mut target, goes) {
             (None, false) | (Some(_), true) => {}
@@ -48,7 +49,7 @@ fn credential(pair: &[u8], query: &[u8], scan: &mut Scan<'_>) -> bool {
         None => (&b""[..], pair),
     };
     let (name, value) = (percent_decoded(name), percent_decoded(value));
-    let folded = folded(&name);
+    let folded = fold(&name);
     let kind = match classify_query(&folded) {
         QueryClass::Credential(kind) if !value.is_empty() => Some(kind),
         QueryClass::IfSecret if shape::looks_random(&value) => Some(Kind::ApiKey),
@@ -73,11 +74,6 @@ fn is_presigned(query: &[u8]) -> bool {
         let name = percent_decoded(pair.split(|byte| *byte == b'=').next().unwrap_or_default());
         classify_query(&fold(&name)) == QueryClass::Presigning
     })
-}
-
-/// The form in which keys are compared; most are written in it.
-fn folded(name: &[u8]) -> Cow<'_, [u8]> {
-    if name.iter().any(|byte| *byte == b'_' || byte.is_ascii_uppercase()) { Cow::Owned(fold(name).to_vec()) } else { Cow::Borrowed(name) }
 }
 
 /// Percent-decoded once, as the upstream will; a malformed escape stays as written.

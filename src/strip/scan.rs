@@ -1,8 +1,6 @@
 //! `Scan`: one examination under way: the findings so far, and what an upstream's rules say of each.
 
-use smallvec::SmallVec;
-
-use super::finding::{Finding, Kind, place};
+use super::finding::{Findings, Held, Kind, finding};
 use super::names::{Class, QueryClass, classify, classify_query, fold};
 use super::rules::Rules;
 use super::shape;
@@ -14,7 +12,7 @@ const MOST: usize = 64;
 pub(super) struct Scan<'a> {
     pub(super) rules: &'a Rules,
     pub(super) key: &'a FingerprintKey,
-    pub(super) findings: SmallVec<[Finding; 2]>,
+    pub(super) findings: Findings,
 }
 
 /// What becomes of one header.
@@ -30,13 +28,13 @@ pub(super) enum Verdict {
 
 impl<'a> Scan<'a> {
     pub(super) fn new(rules: &'a Rules, key: &'a FingerprintKey) -> Self {
-        Self { rules, key, findings: SmallVec::new() }
+        Self { rules, key, findings: Findings::new() }
     }
 
     /// Writes down a finding. Whether it goes.
     pub(super) fn found(&mut self, kind: Kind, slot: &'static str, name: &[u8], value: &[u8], kept: bool) -> bool {
         if self.findings.len() < MOST {
-            self.findings.push(Finding { kind, place: place(slot, name), fingerprint: self.key.fingerprint(value), kept });
+            self.findings.push(finding(self.key, &Held { slot, name, value }, kept, Some(kind), |value| (kind, value)));
         }
         !kept
     }
@@ -47,8 +45,10 @@ impl<'a> Scan<'a> {
         let (kind, secret) = match class {
             Class::Inert => return Verdict::Stays,
             Class::Cookie | Class::Subprotocols | Class::Baggage => return Verdict::List(class),
-            Class::Authorization => authorization(value),
-            Class::Credential(kind) => shape::find(value).unwrap_or((kind, value)),
+            Class::Authorization => return self.by_name(&Held { slot, name, value }, authorization),
+            Class::Credential(kind) => {
+                return self.by_name(&Held { slot, name, value }, |value| shape::find(value).unwrap_or((kind, value)));
+            }
             Class::Plain | Class::Unknown => match self.by_value(name, value) {
                 Some(found) => found,
                 None => return Verdict::Stays,
@@ -56,6 +56,15 @@ impl<'a> Scan<'a> {
         };
         let kept = self.rules.keeps_header(name);
         if self.found(kind, slot, name, secret, kept) { Verdict::Goes } else { Verdict::Stays }
+    }
+
+    /// A field whose name says all.
+    fn by_name<'v>(&mut self, held: &Held<'v>, look: impl FnOnce(&'v [u8]) -> (Kind, &'v [u8])) -> Verdict {
+        let kept = self.rules.keeps_header(held.name);
+        if self.findings.len() < MOST {
+            self.findings.push(finding(self.key, held, kept, None, look));
+        }
+        if kept { Verdict::Stays } else { Verdict::Goes }
     }
 
     /// A field whose name says nothing.

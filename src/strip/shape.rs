@@ -9,36 +9,40 @@ const SHORTEST: usize = 18;
 /// A vendor's prefix, and how long the whole word is at least.
 struct Prefix(&'static [u8], usize);
 
-/// Closed table; sources: the vendors' own documentation of their key formats.
+/// Closed table, sorted; sources: the vendors' own documentation of their key formats.
 #[rustfmt::skip]
 const PREFIXES: &[Prefix] = &[
-    Prefix(b"sk-", 20), Prefix(b"sk_live_", 20), Prefix(b"sk_test_", 20), Prefix(b"rk_live_", 20), Prefix(b"rk_test_", 20), Prefix(b"whsec_", 20),
-    Prefix(b"ghp_", 20), Prefix(b"gho_", 20), Prefix(b"ghu_", 20), Prefix(b"ghs_", 20), Prefix(b"ghr_", 20), Prefix(b"github_pat_", 24),
-    Prefix(b"glpat-", 18), Prefix(b"gldt-", 18), Prefix(b"glrt-", 18), Prefix(b"glcbt-", 18), Prefix(b"glptt-", 18), Prefix(b"glsoat-", 18), Prefix(b"gsk_", 24),
-    Prefix(b"xoxb-", 18), Prefix(b"xoxp-", 18), Prefix(b"xoxa-", 18), Prefix(b"xoxr-", 18), Prefix(b"xoxs-", 18), Prefix(b"xoxe-", 18), Prefix(b"xoxe.", 18), Prefix(b"xapp-", 18),
-    Prefix(b"xai-", 24), Prefix(b"xkeysib-", 24),
-    Prefix(b"AIza", 35), Prefix(b"ya29.", 20), Prefix(b"GOCSPX-", 24),
-    Prefix(b"hvs.", 20), Prefix(b"hvb.", 20), Prefix(b"hvr.", 20), Prefix(b"hf_", 24),
-    Prefix(b"npm_", 24), Prefix(b"pypi-", 24), Prefix(b"rubygems_", 24), Prefix(b"dckr_pat_", 20), Prefix(b"nuget_", 24),
-    Prefix(b"SG.", 40), Prefix(b"shpat_", 20), Prefix(b"shpca_", 20), Prefix(b"shppa_", 20), Prefix(b"shpss_", 20),
-    Prefix(b"dop_v1_", 24), Prefix(b"doo_v1_", 24), Prefix(b"dor_v1_", 24), Prefix(b"dapi", 36), Prefix(b"dp.pt.", 24), Prefix(b"dp.st.", 24),
-    Prefix(b"lin_api_", 24), Prefix(b"ntn_", 24), Prefix(b"figd_", 24), Prefix(b"r8_", 24), Prefix(b"pplx-", 24), Prefix(b"pul-", 40),
-    Prefix(b"sq0atp-", 24), Prefix(b"sq0csp-", 24), Prefix(b"PMAK-", 24), Prefix(b"NRAK-", 24), Prefix(b"sntrys_", 24), Prefix(b"sntryu_", 24),
-    Prefix(b"ATATT3", 24), Prefix(b"ATCTT3", 24), Prefix(b"rzp_live_", 20), Prefix(b"v4.local.", 40), Prefix(b"v4.public.", 40),
-    Prefix(b"key-", 36),
+    Prefix(b"AIza", 35), Prefix(b"ATATT3", 24), Prefix(b"ATCTT3", 24), Prefix(b"GOCSPX-", 24), Prefix(b"NRAK-", 24), Prefix(b"PMAK-", 24),
+    Prefix(b"SG.", 40), Prefix(b"dapi", 36), Prefix(b"dckr_pat_", 20), Prefix(b"doo_v1_", 24), Prefix(b"dop_v1_", 24),
+    Prefix(b"dor_v1_", 24), Prefix(b"dp.pt.", 24), Prefix(b"dp.st.", 24), Prefix(b"figd_", 24), Prefix(b"gho_", 20), Prefix(b"ghp_", 20),
+    Prefix(b"ghr_", 20), Prefix(b"ghs_", 20), Prefix(b"ghu_", 20), Prefix(b"github_pat_", 24), Prefix(b"glcbt-", 18),
+    Prefix(b"gldt-", 18), Prefix(b"glpat-", 18), Prefix(b"glptt-", 18), Prefix(b"glrt-", 18), Prefix(b"glsoat-", 18), Prefix(b"gsk_", 24),
+    Prefix(b"hf_", 24), Prefix(b"hvb.", 20), Prefix(b"hvr.", 20), Prefix(b"hvs.", 20), Prefix(b"key-", 36), Prefix(b"lin_api_", 24),
+    Prefix(b"npm_", 24), Prefix(b"ntn_", 24), Prefix(b"nuget_", 24), Prefix(b"pplx-", 24), Prefix(b"pul-", 40), Prefix(b"pypi-", 24),
+    Prefix(b"r8_", 24), Prefix(b"rk_live_", 20), Prefix(b"rk_test_", 20), Prefix(b"rubygems_", 24), Prefix(b"rzp_live_", 20),
+    Prefix(b"shpat_", 20), Prefix(b"shpca_", 20), Prefix(b"shppa_", 20), Prefix(b"shpss_", 20), Prefix(b"sk-", 20),
+    Prefix(b"sk_live_", 20), Prefix(b"sk_test_", 20), Prefix(b"sntrys_", 24), Prefix(b"sntryu_", 24), Prefix(b"sq0atp-", 24),
+    Prefix(b"sq0csp-", 24), Prefix(b"v4.local.", 40), Prefix(b"v4.public.", 40), Prefix(b"whsec_", 20), Prefix(b"xai-", 24),
+    Prefix(b"xapp-", 18), Prefix(b"xkeysib-", 24), Prefix(b"xoxa-", 18), Prefix(b"xoxb-", 18), Prefix(b"xoxe-", 18), Prefix(b"xoxe.", 18),
+    Prefix(b"xoxp-", 18), Prefix(b"xoxr-", 18), Prefix(b"xoxs-", 18), Prefix(b"ya29.", 20),
 ];
 
-/// The first three bytes of each prefix as a number: all that is compared of nearly every one.
-#[expect(clippy::indexing_slicing, reason = "evaluated when compiled: an index out of bounds would not compile")]
+/// The first three bytes of each prefix as a number: what the table is sorted and searched by.
+#[expect(clippy::indexing_slicing, reason = "evaluated when compiled: what fails here does not compile")]
 const FIRSTS: [u32; PREFIXES.len()] = {
     let mut firsts = [0; PREFIXES.len()];
     let mut at = 0;
     while at < PREFIXES.len() {
-        firsts[at] = u32::from_le_bytes([PREFIXES[at].0[0], PREFIXES[at].0[1], PREFIXES[at].0[2], 0]);
+        firsts[at] = first(PREFIXES[at].0[0], PREFIXES[at].0[1], PREFIXES[at].0[2]);
+        assert!(at == 0 || firsts[at - 1] <= firsts[at], "the table is sorted");
         at += 1;
     }
     firsts
 };
+
+const fn first(first: u8, second: u8, third: u8) -> u32 {
+    u32::from_be_bytes([0, first, second, third])
+}
 
 const SEPARATOR: u8 = 0;
 const LETTER: u8 = 1;
@@ -125,7 +129,13 @@ fn find_in_words(value: &[u8]) -> Option<(Kind, &[u8])> {
         }
         before = class;
     }
-    userinfo(value)
+    if holds(value, b'@') { userinfo(value) } else { None }
+}
+
+/// Whether a byte is among at least 16, by a few vector instructions: most values are too short for a search that sets itself up first.
+fn holds(value: &[u8], wanted: u8) -> bool {
+    let whole = value.as_chunks::<16>().0.iter().chain(value.last_chunk());
+    whole.fold(0, |found, bytes| bytes.iter().fold(found, |found, byte| found | u8::from(*byte == wanted))) > 0
 }
 
 /// `Bearer ..` and `Basic ..` under a name of any kind.
@@ -153,9 +163,11 @@ fn at_word(rest: &[u8]) -> Option<(Kind, &[u8])> {
     if is_aws_key(run) {
         return Some((Kind::Aws, run));
     }
-    let [first, second, third] = *run.first_chunk()?;
-    let first = u32::from_le_bytes([first, second, third, 0]);
-    let known = PREFIXES.iter().zip(&FIRSTS).find(|(prefix, key)| **key == first && run.len() >= prefix.1 && run.starts_with(prefix.0))?.0;
+    let [one, two, three] = *run.first_chunk()?;
+    let first = first(one, two, three);
+    let begin = FIRSTS.partition_point(|key| *key < first);
+    let mut alike = PREFIXES.iter().zip(&FIRSTS).skip(begin).take_while(|(_, key)| **key == first);
+    let known = alike.find(|(prefix, _)| run.len() >= prefix.1 && run.starts_with(prefix.0))?.0;
     // Words of a language have no digits; keys nearly always do.
     let body = run.get(known.0.len()..)?;
     let digits = body.iter().any(u8::is_ascii_digit);

@@ -4,7 +4,7 @@
 
 use http::{HeaderMap, HeaderName, HeaderValue};
 
-use crate::audit::TraceIds;
+use crate::audit::{TraceIds, hex_pair};
 use crate::edits::Edits;
 use crate::secret::random;
 
@@ -171,32 +171,17 @@ impl Incoming {
 #[must_use]
 pub fn traceparent(ids: &TraceIds, span: [u8; 8]) -> HeaderValue {
     let mut text = *b"00-00000000000000000000000000000000-0000000000000000-00";
-    let flags = [u8::from(ids.sampled)];
-    for (at, bytes) in [(3, &ids.trace[..]), (36, &span[..]), (53, &flags[..])] {
-        if let Some(place) = text.get_mut(at..at + 2 * bytes.len()) {
-            hex_into(place, bytes);
-        }
+    if let Some(trace) = text.get_mut(3..35) {
+        trace.copy_from_slice(ids.trace.map(hex_pair).as_flattened());
+    }
+    if let Some(under) = text.get_mut(36..52) {
+        under.copy_from_slice(span.map(hex_pair).as_flattened());
+    }
+    if let Some(flag) = text.last_mut() {
+        *flag += u8::from(ids.sampled);
     }
     // Hex digits and dashes always make a header value.
     HeaderValue::from_bytes(&text).unwrap_or(HeaderValue::from_static("00-00000000000000000000000000000001-0000000000000001-00"))
-}
-
-/// Lower-case hex of all bytes; `text` is twice as long.
-fn hex_into(text: &mut [u8], bytes: &[u8]) {
-    const DIGITS: [[u8; 2]; 256] = {
-        let digits = b"0123456789abcdef";
-        let mut table = [[0; 2]; 256];
-        let mut byte = 0;
-        #[expect(clippy::indexing_slicing, reason = "evaluated when compiled; the index runs over the table")]
-        while byte < 256 {
-            table[byte] = [digits[byte >> 4], digits[byte & 15]];
-            byte += 1;
-        }
-        table
-    };
-    for (pair, byte) in text.as_chunks_mut::<2>().0.iter_mut().zip(bytes) {
-        *pair = DIGITS.get(usize::from(*byte)).copied().unwrap_or(*b"00");
-    }
 }
 
 struct Caller {

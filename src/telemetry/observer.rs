@@ -4,9 +4,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use http::StatusCode;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::histogram::Histogram;
-use rustc_hash::FxHashMap;
 use smallvec::SmallVec;
 
 use super::metrics::{Edge, Metrics, Words};
@@ -21,8 +21,8 @@ pub struct Observer {
     kept: PerCircumstances<Handles>,
 }
 
-/// Method, status (0: none) and error.
-type Answer = (&'static str, u16, &'static str);
+/// What an attempt's series has besides: its status, and why it failed.
+type Answer = (Option<StatusCode>, &'static str);
 
 /// The series of one kind of passages.
 struct Handles {
@@ -32,8 +32,9 @@ struct Handles {
     response_bytes: Counter,
     found: SmallVec<[Counter; 4]>,
     edge: Option<Edge>,
-    server: FxHashMap<Answer, Histogram>,
-    client: FxHashMap<Answer, Histogram>,
+    server: Histogram,
+    /// One or two: attempts at one upstream end alike.
+    client: SmallVec<[(Answer, Histogram); 1]>,
 }
 
 impl Observer {
@@ -54,14 +55,11 @@ impl Observer {
     fn count(&mut self, access: &Circumstances<'_>) {
         let Self { metrics, kept, .. } = self;
         let handles = kept.of(access, || Handles::of(metrics, access));
-        let method = method(&access.method).0;
         handles.requests.inc();
-        let status = access.status.map_or(0, |status| status.as_u16());
-        handles.answered(metrics, (method, status, ""), access.took, false);
+        handles.server.observe(access.took.as_secs_f64());
         for attempt in &access.attempts {
-            let status = attempt.status.map_or(0, |status| status.as_u16());
-            let took = attempt.ended.saturating_sub(attempt.began);
-            handles.answered(metrics, (method, status, attempt.error.unwrap_or_default()), took, true);
+            let answer = (attempt.status, attempt.error.unwrap_or_default());
+            handles.attempted(metrics, access, answer, attempt.ended.saturating_sub(attempt.began));
         }
         handles.request_bytes.inc_by(access.request_bytes);
         handles.response_bytes.inc_by(access.response_bytes);
@@ -97,29 +95,31 @@ impl Handles {
             response_bytes: series.response_bytes.get_or_create_owned(&vec![place.clone()]),
             found: access.findings.iter().map(found).collect(),
             edge: workload.map(|workload| metrics.edge_between(&workload.id.shared(), &upstream)),
-            server: FxHashMap::default(),
-            client: FxHashMap::default(),
+            server: series.server.get_or_create_owned(&answered(&upstream, access, access.status)),
+            client: SmallVec::new(),
             upstream,
         }
     }
 
-    fn answered(&mut self, metrics: &Metrics, answer: Answer, took: Duration, client: bool) {
-        let (method, status, error) = answer;
-        let upstream = &self.upstream;
-        let labels = || -> Words {
-            let status = if status == 0 { String::new() } else { status.to_string() };
-            let mut labels = vec![
-                ("upstream", Arc::clone(upstream)),
-                label("http_request_method", method),
-                ("http_response_status_code", status.into()),
-            ];
-            if client {
-                labels.push(label("error_type", error));
-            }
-            labels
-        };
-        let (kept, family) =
-            if client { (&mut self.client, &metrics.series().client) } else { (&mut self.server, &metrics.series().server) };
-        kept.entry(answer).or_insert_with(|| family.get_or_create_owned(&labels())).observe(took.as_secs_f64());
+    fn attempted(&mut self, metrics: &Metrics, access: &Access, answer: Answer, took: Duration) {
+        let took = took.as_secs_f64();
+        if let Some((_, times)) = self.client.iter().find(|(known, _)| *known == answer) {
+            return times.observe(took);
+        }
+        let mut labels = answered(&self.upstream, access, answer.0);
+        labels.push(label("error_type", answer.1));
+        let times = metrics.series().client.get_or_create_owned(&labels);
+        times.observe(took);
+        self.client.push((answer, times));
     }
+}
+
+/// Labels of how long something took.
+fn answered(upstream: &Arc<str>, access: &Access, status: Option<StatusCode>) -> Words {
+    let status = status.as_ref().map_or("", StatusCode::as_str);
+    vec![
+        ("upstream", Arc::clone(upstream)),
+        label("http_request_method", method(&access.method).0),
+        label("http_response_status_code", status),
+    ]
 }

@@ -3,6 +3,8 @@
 
 use bytes::Bytes;
 
+use crate::audit::hex_pair;
+
 /// What a batch leaves free in front of its spans, for all that stands before them in a request; longer resources are copied.
 pub(super) const HEADROOM: usize = 1_024;
 
@@ -132,11 +134,8 @@ impl<'a> Span<'a> {
 
     /// An id as lower-case hex.
     pub(super) fn hex<const N: usize>(&mut self, key: &'static str, id: [u8; N]) {
-        const DIGITS: &[u8; 16] = b"0123456789abcdef";
-        let digit = |nibble: u8| DIGITS.get(usize::from(nibble)).copied().unwrap_or(b'0');
-        let text = id.map(|byte| [digit(byte >> 4), digit(byte & 15)]);
         self.key(key, 1 + varint_len(2 * N as u64) + 2 * N);
-        bytes(self.0, 1, text.as_flattened());
+        bytes(self.0, 1, id.map(hex_pair).as_flattened());
     }
 
     /// A text of several parts.

@@ -133,6 +133,11 @@ impl Recurring {
     fn of(access: &Access) -> Self {
         let (mut server, mut client, mut shown) = (Vec::with_capacity(1_024), Vec::with_capacity(256), String::new());
         let mut span = Span::attributes(&mut server);
+        asked(&mut span, access);
+        span.text(n::NETWORK_PROTOCOL_VERSION, version(access.version));
+        if let Some(status) = access.status {
+            span.number(n::HTTP_RESPONSE_STATUS_CODE, u64::from(status.as_u16()));
+        }
         if let Some(to) = &access.destination {
             span.text(n::URL_SCHEME, to.scheme.as_str());
             destination(&mut span, to);
@@ -148,6 +153,7 @@ impl Recurring {
         }
         shown.clear();
         let mut span = Span::attributes(&mut client);
+        asked(&mut span, access);
         if let Some(to) = &access.destination {
             destination(&mut span, to);
             show(&mut shown, to);
@@ -227,20 +233,12 @@ impl Recorder {
                 end: later(start, access.took),
             },
         );
-        span.text(n::HTTP_REQUEST_METHOD, method);
-        if let Some(original) = original {
-            span.text(n::HTTP_REQUEST_METHOD_ORIGINAL, original);
-        }
         span.text(n::URL_PATH, &access.path);
-        span.text(n::NETWORK_PROTOCOL_VERSION, version(access.version));
         span.put(&self.kept.of(access, || Recurring::of(access)).server);
         if let Peer::Tcp { address, .. } = access.peer {
             show_ip(&mut self.shown, address.ip());
             span.text(n::CLIENT_ADDRESS, &self.shown);
             peer(&mut span, &self.shown, address);
-        }
-        if let Some(status) = access.status {
-            span.number(n::HTTP_RESPONSE_STATUS_CODE, u64::from(status.as_u16()));
         }
         span.number(n::HTTP_REQUEST_BODY_SIZE, access.request_bytes);
         span.number(n::HTTP_RESPONSE_BODY_SIZE, access.response_bytes);
@@ -272,10 +270,6 @@ impl Recorder {
                 end: later(start, attempt.ended.max(attempt.began)),
             },
         );
-        span.text(n::HTTP_REQUEST_METHOD, method);
-        if let Some(original) = original {
-            span.text(n::HTTP_REQUEST_METHOD_ORIGINAL, original);
-        }
         let recurring = self.kept.of(access, || Recurring::of(access));
         span.put(&recurring.client);
         if access.destination.is_some() {
@@ -345,11 +339,18 @@ fn show_ip(shown: &mut String, ip: IpAddr) {
     let IpAddr::V4(v4) = ip else { return show(shown, ip) };
     shown.clear();
     let mut digits = itoa::Buffer::new();
-    for (at, octet) in v4.octets().into_iter().enumerate() {
-        if at > 0 {
-            shown.push('.');
-        }
+    for octet in v4.octets() {
         shown.push_str(digits.format(octet));
+        shown.push('.');
+    }
+    shown.pop();
+}
+
+fn asked(span: &mut Span<'_>, access: &Access) {
+    let (method, original) = method(&access.method);
+    span.text(n::HTTP_REQUEST_METHOD, method);
+    if let Some(original) = original {
+        span.text(n::HTTP_REQUEST_METHOD_ORIGINAL, original);
     }
 }
 
@@ -392,16 +393,16 @@ fn judgement(span: &mut Span<'_>, access: &Access) {
         span.text(n::SECURITY_RULE_NAME, &rule.id);
         span.text(n::SECURITY_RULE_RULESET_NAME, &access.policy);
     }
-    if let Some(leased) = &access.lease {
-        span.text(n::LEASE_ID, &leased.lease.id);
-        span.text(n::LEASE_KIND, &leased.lease.kind);
-    }
     span.number(n::POLICY_REVISION, access.revision);
     span.text(n::STAGE, if access.observed { "observe" } else { "enforce" });
 }
 
 /// What a judgement says of this passage alone.
 fn own(span: &mut Span<'_>, access: &Access) {
+    if let Some(leased) = &access.lease {
+        span.text(n::LEASE_ID, &leased.lease.id);
+        span.text(n::LEASE_KIND, &leased.lease.kind);
+    }
     if let Some(would) = &access.would_be {
         let (word, rule) = match &would.outcome {
             Ok(rule) => ("allowed", Some(rule)),

@@ -17,7 +17,7 @@ use prost::Message;
 use super::*;
 use crate::audit::samples::{CANARY, allowed, observed, refused};
 use crate::audit::{Circumstances, GrantChange, Ledger, Options, StdoutSink};
-use crate::clock::SystemClock;
+use crate::clock::{Clock as _, SystemClock};
 use crate::refusal::Code;
 
 const LONG: Duration = Duration::from_secs(20);
@@ -319,4 +319,31 @@ fn the_graph_is_bounded() {
     let edges = metrics.edges();
     assert_eq!(edges.len(), 1_001);
     assert_eq!(edges.iter().find(|edge| &*edge.workload == "other").unwrap().counts().0, 200);
+}
+
+#[test]
+fn passages_of_the_same_circumstances_keep_what_is_their_own() {
+    let live = crate::live::Live::default();
+    let opened = |kind: &str| {
+        let opening = crate::live::Opening {
+            workload: "spiffe://prod.example/ns/billing/sa/app".to_owned(),
+            kind: kind.to_owned(),
+            ttl: Duration::from_mins(20),
+            ..crate::live::Opening::default()
+        };
+        let lease = live.leases().open_lease(opening, &[], "uid 0", SystemClock.now()).unwrap();
+        crate::policy::Leased { until: lease.until, uses_left: None, lease }
+    };
+    let collected = Collected::default();
+    let exporter = Exporter::start(&settings("http://collector:4318"), collected.post()).unwrap().unwrap();
+    let mut recorder = exporter.spans().recorder();
+    let mut passage = allowed(1);
+    for lease in [Some(opened("ticket")), Some(opened("batch")), None] {
+        passage.lease = lease;
+        recorder.record(&Circumstances::of(&passage));
+    }
+    assert!(exporter.stop(LONG));
+    let server = |span: &&Span| span.kind() == SpanKind::Server;
+    let kinds: Vec<_> = collected.spans().iter().filter(server).map(|span| attributes(span).remove("exeat.lease.kind")).collect();
+    assert_eq!(kinds, [Some("ticket".to_owned()), Some("batch".to_owned()), None]);
 }
