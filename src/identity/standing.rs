@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use rustls::ClientConfig;
 
 use super::spiffe_id::SpiffeId;
-use super::svid::{Bundles, PeerVerifier};
+use super::svid::{Bundles, Expected, PeerVerifier};
 use super::workload::Workload;
 use crate::capture::Sha256;
 use crate::catalogue::{Roots, TlsProfile};
@@ -64,7 +64,7 @@ impl Standing {
         let peer = match &profile.spiffe_id {
             Some(id) => {
                 let id = SpiffeId::parse(id).map_err(|error| TlsError::Configuration(error.to_string()))?;
-                Peer::Judged(Arc::new(PeerVerifier::new(id, Arc::clone(&self.bundles))))
+                Peer::Judged(Arc::new(PeerVerifier::new(Expected::One(id), Arc::clone(&self.bundles))))
             }
             None => Peer::Named(match &profile.roots {
                 Roots::System => Trust::System,
