@@ -478,6 +478,19 @@ fn attestation(out: &mut Vec<u8>, attestation: &Attestation) {
                 put!(out, "container", text container);
             }
         }
+        Attestation::BrokerApi(process) => {
+            put!(out, "pid", number process.pid);
+            put!(out, "uid", number process.uid);
+            if let Some(executable) = &process.executable {
+                put!(out, "executable", text executable);
+            }
+            if let Some(pod) = &process.pod {
+                put!(out, "pod_uid", text pod);
+            }
+            if let Some(container) = &process.container {
+                put!(out, "container", text container);
+            }
+        }
         Attestation::ClientCert(certificate) => {
             put!(out, "certificate_sha256", shown certificate.sha256);
             put!(out, "expires", shown certificate.expires);

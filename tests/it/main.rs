@@ -20,6 +20,7 @@
 
 mod addresses;
 mod adoption;
+mod broker_api;
 mod canary;
 mod client_cert;
 mod drain;
