@@ -43,5 +43,6 @@ mod revocation;
 mod revocation_drill;
 mod spiffe;
 mod spire;
+mod spire_broker;
 mod uids;
 mod unmodified;
