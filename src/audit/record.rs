@@ -243,6 +243,9 @@ impl Scribe {
                 if let Some(uid) = lease.uid {
                     put!(out, "uid", number uid);
                 }
+                if let Some(pod) = &lease.pod_uid {
+                    put!(out, "pod_uid", text pod);
+                }
                 out.extend_from_slice(b",\"until\":\"");
                 self.time(out, lease.until);
                 out.push(b'"');

@@ -34,7 +34,8 @@ impl<'a> Going<'a> {
             (Some(Ok(id)), None) => Named::Id(id),
             (Some(_), _) => Named::Unclear,
         };
-        Self { request, leases, claim: Claim { workload: &request.workload.id, uid, named, now }, again: false }
+        let pod = request.workload.attestation.pod();
+        Self { request, leases, claim: Claim { workload: &request.workload.id, uid, pod, named, now }, again: false }
     }
 
     /// A passage under way that went by this lease.
