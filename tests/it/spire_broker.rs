@@ -64,7 +64,7 @@ fn two_programs_of_one_host_have_their_own_svids_by_spires_broker_api() {
         // A registration reaches the agent when it next asks the server.
         patiently("the workload to be known", || workloads[at].ask(&format!("get {} /own 1", hosts[at])).starts_with("done").then_some(()));
         let word = workloads[at].ask(&format!("get {} /foreign 1", hosts[1 - at]));
-        assert!(word.starts_with("failed 502"), "the upstream of the other takes the other alone: {word}");
+        assert!(word.starts_with("failed 502"), "the upstream of the other takes the other alone: {word}\n{:?}", exeat.audit().pop());
     }
     let mut stranger = Workload::of(&programs[2], &exeat, "-");
     let word = stranger.ask(&format!("get {} /stranger 1", hosts[0]));
