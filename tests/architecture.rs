@@ -55,8 +55,8 @@ const FENCES: &[(&str, &[&str])] = &[
     ("h2::", &["outcall", "proxy", "dial", "admin", "demo"]),
     ("serde_yaml", &["written"]),
     ("opentelemetry", &["telemetry"]),
-    // gRPC: spans to a collector, and the Workload API, whose messages are nobody else's business
-    ("tonic::", &["telemetry", "identity/workload_api"]),
+    // gRPC: spans to a collector, and an agent's two APIs, whose messages are nobody else's business
+    ("tonic::", &["telemetry", "identity/workload_api", "identity/broker_api"]),
     ("jsonwebtoken", &["jose"]),
     ("arc_swap", &["snapshot", "live", "identity"]),
     ("std::env", &["config", "cli"]),

@@ -12,7 +12,7 @@ use crate::config::{Config, ListenerSpec, ListenerTls, Loaded};
 use crate::config::{CredentialKind, CredentialSpec, LocalJwt, SigningAlgorithm, Unlisted};
 use crate::credentials::providers::{self, JwtSvidProvider, KeyRing, KeyRings, VendorSecret};
 use crate::credentials::{CredentialProvider, Definition, Definitions};
-use crate::identity::{ClientCert, Identity, IdentitySource, Issuers, Pod, PodIdentity, Pods, Source};
+use crate::identity::{BrokerIdentity, ClientCert, Identity, IdentitySource, Issuers, Pod, PodIdentity, Pods, Source};
 use crate::jose::{Algorithm, SigningKey};
 use crate::policy::{self, Ground, PolicySet};
 use crate::secret::{FingerprintKey, Secret};
@@ -185,7 +185,7 @@ impl Builder {
     /// Who may prove to be whom, and whose SVID is shown, by listener. A pod that was there before is the same one; one that is named no
     /// more is let go of.
     fn identities(&self, config: &Config) -> (Sources, FxHashMap<Arc<str>, Arc<Pod>>) {
-        let mut named = Vec::new();
+        let (mut named, mut brokers) = (Vec::new(), Vec::new());
         let mut source = |identity: &Identity| -> Arc<dyn IdentitySource> {
             match &identity.source {
                 Source::Ready(source) => Arc::clone(source),
@@ -198,6 +198,10 @@ impl Builder {
                     named.push(settings.clone());
                     Arc::new(ClientCert::following(Arc::clone(&identity.name), self.pods.pod(&identity.name, settings)))
                 }
+                Source::Broker(settings) => {
+                    brokers.push(settings.clone());
+                    Arc::new(BrokerIdentity::new(Arc::clone(&identity.name), self.pods.broker_api(&identity.name, settings)))
+                }
             }
         };
         let mut sources = |listener: &ListenerSpec| listener.identities.iter().map(&mut source).collect();
@@ -209,7 +213,7 @@ impl Builder {
                 shown.insert(Arc::clone(&listener.name), self.pods.pod(identity, settings));
             }
         }
-        self.pods.keep(&named);
+        self.pods.keep(&named, &brokers);
         (all, shown)
     }
 

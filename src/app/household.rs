@@ -103,11 +103,15 @@ pub(super) async fn watch_identities(pods: Arc<Pods>, clock: Arc<dyn Clock>, hea
             match svid {
                 None => missing.push(format!("`{name}`: {}", trouble.unwrap_or_default())),
                 Some(svid) if is_late(svid, clock.now()) => {
-                    let why = trouble.unwrap_or_else(|| "the Workload API has given no other yet".to_owned());
+                    let why = trouble.unwrap_or_else(|| "the agent has given no other yet".to_owned());
                     ending.push(format!("`{name}`: its certificate ends at {}: {why}", svid.not_after));
                 }
                 Some(_) => ending.extend(trouble.map(|why| format!("`{name}`: {why}"))),
             }
+        }
+        for api in pods.brokers() {
+            metrics.processes(api.name(), api.processes());
+            ending.extend(api.trouble().map(|why| format!("`{}`: {why}", api.name())));
         }
         health.set("identity", if missing.is_empty() { Ok(()) } else { Err(missing.join("; ")) });
         health.warn("identity", (!ending.is_empty()).then(|| ending.join("; ")));

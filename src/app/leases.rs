@@ -22,6 +22,7 @@ struct Wish {
     ttl: String,
     uses: Option<u32>,
     uid: Option<u32>,
+    pod_uid: Option<String>,
     #[serde(default)]
     attributes: BTreeMap<String, String>,
     #[serde(default)]
@@ -91,8 +92,8 @@ pub(super) fn routes(leasing: &Arc<Leasing>) -> Vec<Route> {
 }
 
 fn opening(question: &Question) -> Result<Opening, Reply> {
-    let Wish { workload, kind, ttl: time, uses, uid, attributes, reason } = question.read()?;
-    Ok(Opening { ttl: ttl(&time)?, workload, kind, uses, uid, attributes, reason })
+    let Wish { workload, kind, ttl: time, uses, uid, pod_uid, attributes, reason } = question.read()?;
+    Ok(Opening { ttl: ttl(&time)?, workload, kind, uses, uid, pod_uid, attributes, reason })
 }
 
 fn ttl(text: &str) -> Result<Duration, Reply> {
@@ -110,6 +111,7 @@ fn refused(error: &LeaseError) -> Reply {
         | LeaseError::Ttl
         | LeaseError::Uses
         | LeaseError::Attributes
+        | LeaseError::Pod
         | LeaseError::Reason
         | LeaseError::Later { .. } => (StatusCode::BAD_REQUEST, "mend the question"),
     };
@@ -123,6 +125,7 @@ fn shown(lease: &Lease, live: bool) -> Value {
         "kind": &*lease.kind,
         "workload": lease.workload.as_str(),
         "uid": lease.uid,
+        "pod_uid": lease.pod_uid.as_deref(),
         "attributes": &*lease.attributes,
         "reason": &*lease.reason,
         "by": &*lease.by,

@@ -27,7 +27,7 @@ use crate::credentials::providers::{KeyRings, Rhythm};
 use crate::credentials::{self, Broker};
 use crate::evidence::Observations;
 use crate::gate::Gate;
-use crate::identity::{self, Issuers, Pods};
+use crate::identity::{Issuers, Pods};
 use crate::live::{LeaseBook, Live};
 use crate::outcall::Outcall;
 use crate::proxy::{Limits, Listeners, Shared, Workers};
@@ -166,10 +166,7 @@ pub fn start(path: &Path, signals: Signals) -> Result<Running, Failed> {
     let live = Arc::new(Live::default().with_leases(leases));
     let rings = Arc::new(KeyRings::new(Arc::clone(&state), Rhythm::default()));
     let issuers = Arc::new(Issuers::new(outcall, Arc::clone(&clock), household.handle().clone()));
-    let (pods, turns) = {
-        let (tasks, clock) = (household.handle().clone(), Arc::clone(&clock));
-        Pods::new(move |pod| tasks.spawn(identity::follow(pod, Arc::clone(&clock))).abort_handle())
-    };
+    let (pods, turns) = Pods::new(Arc::clone(&clock), household.handle().clone());
     let pods = Arc::new(pods);
     let house = Arc::new(House {
         builder: Builder {

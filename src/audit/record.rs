@@ -251,6 +251,9 @@ impl Scribe {
                 if let Some(uid) = lease.uid {
                     put!(out, "uid", number uid);
                 }
+                if let Some(pod) = &lease.pod_uid {
+                    put!(out, "pod_uid", text pod);
+                }
                 out.extend_from_slice(b",\"until\":\"");
                 self.time(out, lease.until);
                 out.push(b'"');
@@ -504,6 +507,19 @@ fn attestation(out: &mut Vec<u8>, attestation: &Attestation) {
                 put!(out, "pod_uid", text pod);
             }
             if let Some(container) = &claim.container {
+                put!(out, "container", text container);
+            }
+        }
+        Attestation::BrokerApi(process) => {
+            put!(out, "pid", number process.pid);
+            put!(out, "uid", number process.uid);
+            if let Some(executable) = &process.executable {
+                put!(out, "executable", text executable);
+            }
+            if let Some(pod) = &process.pod {
+                put!(out, "pod_uid", text pod);
+            }
+            if let Some(container) = &process.container {
                 put!(out, "container", text container);
             }
         }

@@ -1,8 +1,10 @@
 //! `Process`: what the kernel told of the process at the other end of a unix socket when it connected.
 
 use std::fmt;
+use std::sync::Arc;
 
 use super::cgroup::Cgroups;
+use super::hold::Hold;
 
 /// A process, looked at once, when its connection was accepted.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -13,6 +15,8 @@ pub struct Process {
     pub executable: Option<Executable>,
     /// Its control groups.
     pub cgroups: Cgroups,
+    /// Tells as long as the connection lasts whether it still lives, where that was asked for.
+    pub hold: Option<Arc<Hold>>,
 }
 
 /// The program that a process ran.
@@ -72,6 +76,7 @@ impl fmt::Debug for Sha256 {
 
 /// What the identities of a listener want to know of a new connection's other end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a question of its own, asked with or without the others")]
 pub struct Asks {
     /// The owner of a TCP loopback peer's socket.
     pub uid: bool,
@@ -79,13 +84,20 @@ pub struct Asks {
     pub process: bool,
     /// The content of its executable.
     pub hash: bool,
+    /// A hold of the process for as long as the connection lasts.
+    pub hold: bool,
 }
 
 impl Asks {
     /// What either wants.
     #[must_use]
     pub const fn or(self, other: Self) -> Self {
-        Self { uid: self.uid || other.uid, process: self.process || other.process, hash: self.hash || other.hash }
+        Self {
+            uid: self.uid || other.uid,
+            process: self.process || other.process,
+            hash: self.hash || other.hash,
+            hold: self.hold || other.hold,
+        }
     }
 }
 

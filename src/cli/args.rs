@@ -195,6 +195,9 @@ pub(super) struct LeaseOpenArgs {
     /// Only for processes of this uid.
     #[arg(long)]
     pub(super) uid: Option<u32>,
+    /// Only for processes of the Kubernetes pod of this uid.
+    #[arg(long, value_name = "UID")]
+    pub(super) pod_uid: Option<String>,
     /// What conditions read as `lease.attrs`.
     #[arg(long = "attribute", value_name = "NAME=TEXT")]
     pub(super) attributes: Vec<String>,

@@ -49,6 +49,7 @@ fn wish(args: &LeaseOpenArgs) -> Result<Value, String> {
     if let Some(fields) = wish.as_object_mut() {
         let counted = [("uses", args.uses), ("uid", args.uid)];
         fields.extend(counted.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?.into()))));
+        fields.extend(args.pod_uid.iter().map(|uid| ("pod_uid".to_owned(), uid.as_str().into())));
     }
     Ok(wish)
 }
@@ -91,8 +92,10 @@ fn one(lease: &Value) -> String {
     let mut page = line(lease);
     let mut row = |name: &str, text: String| page.extend(["  ", &format!("{name:<11}"), &text, "\n"]);
     row("kind", word(lease, "/kind"));
-    if lease.get("uid").is_some_and(|uid| !uid.is_null()) {
-        row("uid", word(lease, "/uid"));
+    for (name, field) in [("uid", "/uid"), ("pod", "/pod_uid")] {
+        if lease.pointer(field).is_some_and(|value| !value.is_null()) {
+            row(name, word(lease, field));
+        }
     }
     for (name, text) in lease.get("attributes").and_then(Value::as_object).into_iter().flatten() {
         row("attribute", format!("{name}={}", text.as_str().unwrap_or("-")));

@@ -226,9 +226,15 @@ impl File {
             }
         };
         let targets = listeners::Targets { names: &upstream_names, catalogue: &catalogue };
-        let socket = super::outputs::endpoint_socket();
+        let (endpoint, broker) = (super::outputs::socket("SPIFFE_ENDPOINT_SOCKET"), super::outputs::socket("SPIFFE_BROKER_SOCKET"));
         let mut read = |path: &Path| files.bytes(&base.join(path));
-        let mut around = Around { trust_domain: trust_domain.as_deref(), endpoint_socket: socket.as_deref(), base, read: &mut read };
+        let mut around = Around {
+            trust_domain: trust_domain.as_deref(),
+            endpoint_socket: endpoint.as_deref(),
+            broker_socket: broker.as_deref(),
+            base,
+            read: &mut read,
+        };
         let listeners = listeners::build(self.listeners, self.identities, &mut around, &targets, &addresses, report);
         let directories: Vec<_> =
             self.policies.into_iter().filter_map(|policy| policy.build(base, trust_domain.as_deref(), &upstream_names, report)).collect();
@@ -298,7 +304,7 @@ impl File {
 
     /// SPIFFE IDs of upstreams, and whether anything could open what the Workload API alone opens.
     fn check_peers(&self, report: &mut Report) {
-        let from_the_api = self.identities.iter().any(|(_, identity)| identity.is_spiffe());
+        let from_the_api = self.identities.iter().any(|(_, identity)| identity.brings_svid());
         for (name, upstream) in self.upstreams.iter() {
             if let Some(written) = upstream.spiffe_id()
                 && let Err(error) = SpiffeId::parse(written)
@@ -307,13 +313,21 @@ impl File {
                 report.error_hint(written.at, message, "spiffe://TRUST_DOMAIN/ns/NAMESPACE/sa/ACCOUNT");
             }
             if let Some(at) = upstream.needs_svid().filter(|_| !from_the_api) {
-                let message = format!("upstream `{}` needs the pod's own SVID, and no identity comes from the Workload API", name.value);
-                report.error_hint(at, message, "add `identities: { pod: { spiffe: {} } }` and accept it on a listener");
+                let message = format!("upstream `{}` needs the workload's own SVID, and no identity brings one", name.value);
+                report.error_hint(
+                    at,
+                    message,
+                    "add `identities: { pod: { spiffe: {} } }` and accept it on a listener, or `broker_api` for one exeat per host",
+                );
             }
         }
         for (name, _) in self.credentials.iter().filter(|(_, credential)| credential.is_jwt_svid() && !from_the_api) {
-            let message = format!("credential `{}` is the pod's own JWT-SVID, and no identity comes from the Workload API", name.value);
-            report.error_hint(name.at, message, "add `identities: { pod: { spiffe: {} } }` and accept it on a listener");
+            let message = format!("credential `{}` is the workload's own JWT-SVID, and no identity brings one", name.value);
+            report.error_hint(
+                name.at,
+                message,
+                "add `identities: { pod: { spiffe: {} } }` and accept it on a listener, or `broker_api` for one exeat per host",
+            );
         }
     }
 

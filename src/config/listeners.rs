@@ -13,6 +13,8 @@ use crate::written::{Entries, Place, Report, Spanned};
 
 /// The kind of identity that a TLS handshake proves.
 const CLIENT_CERT: &str = "client_cert";
+/// The kind of identity that an agent tells of a process.
+const BROKER_API: &str = "broker_api";
 
 /// What a `route` listener may name.
 pub(super) struct Targets<'a> {
@@ -122,7 +124,7 @@ fn join(
 /// Some identities reject every caller that has no proof for them, so nobody is asked after them; and one of them needs a client that
 /// knows that there is a proxy.
 fn check_last_word(listener: &Listener, identities: &[Identity], report: &mut Report) {
-    let last_word = |identity: &Identity| identity.presented || identity.kind == CLIENT_CERT;
+    let last_word = |identity: &Identity| identity.presented || matches!(identity.kind, CLIENT_CERT | BROKER_API);
     let Some(at) = identities.iter().position(last_word) else { return };
     let (Some(identity), Some(written)) = (identities.get(at), listener.identities.get(at)) else { return };
     if identity.presented && listener.mode != Mode::Forward {
@@ -204,6 +206,12 @@ fn files(certificate: &Spanned<PathBuf>, key: &Spanned<PathBuf>, around: &mut Ar
 }
 
 fn warn_of_uid(listener: &Listener, identities: &[Identity], at: Place, report: &mut Report) {
+    let by_process = identities.iter().find(|identity| identity.kind == BROKER_API);
+    if let Some(identity) = by_process.filter(|_| !matches!(listener.address, ListenAddress::Unix(_))) {
+        let message = format!("identity `{}` can prove nobody here: TCP tells no process", identity.name);
+        report.error_hint(at, message, "listen on unix:///run/exeat/name.sock");
+        return;
+    }
     let Some(identity) = identities.iter().find(|identity| identity.kind == "unix_peer") else { return };
     if let ListenAddress::Unix(_) = listener.address {
         return;
@@ -247,9 +255,13 @@ fn route(listener: &str, written: &Spanned<String>, targets: &Targets<'_>, repor
 /// An upstream that exeat's own SVID opens is only for listeners whose callers are that pod; elsewhere a request shows it.
 fn check_svid(name: &str, at: Place, identities: &[Identity], targets: &Targets<'_>, report: &mut Report) {
     let needs = targets.catalogue.by_name(name).is_some_and(|upstream| upstream.tls.needs_svid());
-    if let Some(other) = identities.iter().find(|identity| needs && identity.kind != "spiffe") {
-        let message = format!("upstream `{name}` takes the pod's own SVID, but identity `{}` makes callers somebody else", other.name);
-        report.error_hint(at, message, "accept a `spiffe` identity alone on this listener, or take `tls` of the upstream away");
+    if let Some(other) = identities.iter().find(|identity| needs && !identity.brings_svid()) {
+        let message = format!("upstream `{name}` takes the workload's own SVID, and identity `{}` brings none", other.name);
+        report.error_hint(
+            at,
+            message,
+            "accept `spiffe` or `broker_api` identities alone on this listener, or take `tls` of the upstream away",
+        );
     }
 }
 

@@ -824,7 +824,7 @@ fn the_identities() {
     8 |   pod: {}
       |   ^^^
       |
-      = help: write `fixed: { id }`, `unix_peer: { workloads }`, `kubernetes: { issuer, audience }`, `client_cert: { trust: { workload_api } }` or `spiffe: { socket }`
+      = help: write `fixed: { id }`, `unix_peer: { workloads }`, `kubernetes: { issuer, audience }`, `client_cert: { trust: { workload_api } }`, `spiffe: { socket }` or `broker_api: { socket, workload_api }`
 
     error: identity `pod` names two kinds
      --> exeat.yaml:8:3
@@ -888,7 +888,7 @@ fn the_identities() {
     8 |   pod: [hidden]
       |        ^^^^^^^^
       |
-      = help: the fields here are: fixed, unix_peer, kubernetes, client_cert, spiffe
+      = help: the fields here are: fixed, unix_peer, kubernetes, client_cert, spiffe, broker_api
 
     error: `t.example/ns/a/sa/b` is not a SPIFFE ID: a SPIFFE ID begins with `spiffe://`
      --> exeat.yaml:8:23
@@ -1304,6 +1304,113 @@ fn the_doors() {
 }
 
 #[test]
+fn the_broker_api() {
+    let one = "fixed: { id: \"spiffe://t.example/ns/a/sa/b\" }";
+    let two = "unix_peer: { workloads: [{ uid: 1001, id: \"spiffe://t.example/ns/a/sa/c\" }] }";
+    let own = "workload_api: { socket: \"unix:///run/agent/api.sock\" }";
+    let broker = |more: &str| format!("broker_api: {{ {own}, {more} }}");
+    insta::assert_snapshot!(mistakes(&[
+        (one, &broker("socket: \"unix:///run/broker/api.sock\"")),
+        (two, "broker_api: {}"),
+        (two, "broker_api: { workload_api: {}, socket: \"unix:///run/broker/api.sock\" }"),
+        (two, &format!("broker_api: {{ {own} }}")),
+        (two, &broker("socket: \"tcp://127.0.0.1:8443\"")),
+        (two, &broker("socket: /run/broker/api.sock")),
+        (two, &broker("socket: \"unix:///run/agent/api.sock\"")),
+        (two, &broker("socket: \"unix:///run/broker/api.sock\", agent: \"spiffe://t.example/**\"")),
+        (two, &broker("socket: \"unix:///run/broker/api.sock\", agent: any")),
+        (two, &broker("socket: \"unix:///run/broker/api.sock\", hint: \"\"")),
+        (two, &broker("socket: \"unix:///run/broker/api.sock\", pid: 1")),
+    ]), @r#"
+    error: identity `pod` can prove nobody here: TCP tells no process
+     --> exeat.yaml:5:22
+      |
+    5 |   egress: { address: "127.0.0.1:15001", capture: forward, identity: [pod] }
+      |                      ^^^^^^^^^^^^^^^^^
+      |
+      = help: listen on unix:///run/exeat/name.sock
+
+    error[missing-field]: field `workload_api` is missing
+     --> exeat.yaml:9:24
+      |
+    9 |   local: { broker_api: {} }
+      |                        ^
+
+    error: the identity does not say where the Workload API is
+     --> exeat.yaml:9:40
+      |
+    9 |   local: { broker_api: { workload_api: {}, socket: "unix:///run/broker/api.sock" } }
+      |                                        ^
+      |
+      = help: write `socket: "unix:///PATH"`, or set SPIFFE_ENDPOINT_SOCKET for exeat
+
+    error: the identity does not say where the Broker API is
+     --> exeat.yaml:9:24
+      |
+    9 |   local: { broker_api: { workload_api: { socket: "unix:///run/agent/api.sock" } } }
+      |                        ^
+      |
+      = help: write `socket: "unix:///PATH"`, or set SPIFFE_BROKER_SOCKET for exeat
+
+    error: the number of a process means something on its own host alone, so the Broker API is asked over a unix socket
+     --> exeat.yaml:9:90
+      |
+    9 |   local: { broker_api: { workload_api: { socket: "unix:///run/agent/api.sock" }, socket: "tcp://127.0.0.1:8443" } }
+      |                                                                                          ^^^^^^^^^^^^^^^^^^^^^^
+      |
+      = help: unix:///run/spire/broker/api.sock
+
+    error: `/run/broker/api.sock` is no Broker API endpoint: it begins with neither `unix:` nor `tcp:`
+     --> exeat.yaml:9:90
+      |
+    9 |   local: { broker_api: { workload_api: { socket: "unix:///run/agent/api.sock" }, socket: /run/broker/api.sock } }
+      |                                                                                          ^^^^^^^^^^^^^^^^^^^^
+      |
+      = help: unix:///run/spire/broker/api.sock
+
+    error: the Broker API and the Workload API have a socket each
+     --> exeat.yaml:9:90
+      |
+    9 |   local: { broker_api: { workload_api: { socket: "unix:///run/agent/api.sock" }, socket: "unix:///run/agent/api.sock" } }
+      |                                                                                          ^^^^^^^^^^^^^^^^^^^^^^^^^^^^
+      |
+      = help: name the agent's `experimental { broker { socket_path } }`
+
+    error: `spiffe://t.example/**` names no agent: the path is missing: a workload's SPIFFE ID names more than its trust domain
+     --> exeat.yaml:9:128
+      |
+    9 | ...ck" }, socket: "unix:///run/broker/api.sock", agent: "spiffe://t.example/**" } }
+      |                                                         ^^^^^^^^^^^^^^^^^^^^^^^
+      |
+      = help: spiffe://TRUST_DOMAIN/spire/agent/** for any agent of SPIRE's, or one SPIFFE ID
+
+    error: `any` names no agent: a SPIFFE ID begins with `spiffe://`
+     --> exeat.yaml:9:128
+      |
+    9 |   local: { broker_api: { workload_api: { socket: "unix:///run/agent/api.sock" }, socket: "unix:///run/broker/api.sock", agent: any } }
+      |                                                                                                                                ^^^
+      |
+      = help: spiffe://TRUST_DOMAIN/spire/agent/** for any agent of SPIRE's, or one SPIFFE ID
+
+    error: a hint has 1 to 1024 bytes
+     --> exeat.yaml:9:127
+      |
+    9 |   local: { broker_api: { workload_api: { socket: "unix:///run/agent/api.sock" }, socket: "unix:///run/broker/api.sock", hint: "" } }
+      |                                                                                                                               ^^
+      |
+      = help: leave it out for the first identity that the agent gives
+
+    error[unknown-field]: unknown field `pid`
+     --> exeat.yaml:9:121
+      |
+    9 |   local: { broker_api: { workload_api: { socket: "unix:///run/agent/api.sock" }, socket: "unix:///run/broker/api.sock", pid: 1 } }
+      |                                                                                                                         ^^^
+      |
+      = help: the fields here are: socket, workload_api, agent, hint
+    "#);
+}
+
+#[test]
 fn the_upstreams() {
     let origins = "[\"https://ledger.example:8443\"]";
     insta::assert_snapshot!(mistakes(&[
@@ -1498,21 +1605,21 @@ fn the_upstreams() {
     15 |     tls: { server_name: "a b" }
        |                         ^^^^^
 
-    error: upstream `ledger` takes the pod's own SVID, but identity `local` makes callers somebody else
+    error: upstream `ledger` takes the workload's own SVID, and identity `local` brings none
      --> exeat.yaml:6:70
       |
     6 |   ledger: { address: "unix:///run/l.sock", capture: route, upstream: ledger, identity: [local] }
       |                                                                      ^^^^^^
       |
-      = help: accept a `spiffe` identity alone on this listener, or take `tls` of the upstream away
+      = help: accept `spiffe` or `broker_api` identities alone on this listener, or take `tls` of the upstream away
 
-    error: upstream `ledger` needs the pod's own SVID, and no identity comes from the Workload API
+    error: upstream `ledger` needs the workload's own SVID, and no identity brings one
       --> exeat.yaml:15:32
        |
     15 |     tls: { client_certificate: svid }
        |                                ^^^^
        |
-       = help: add `identities: { pod: { spiffe: {} } }` and accept it on a listener
+       = help: add `identities: { pod: { spiffe: {} } }` and accept it on a listener, or `broker_api` for one exeat per host
 
     error[unknown-word]: unknown word `mine.pem`
       --> exeat.yaml:15:32
@@ -1522,13 +1629,13 @@ fn the_upstreams() {
        |
        = help: the words here are: svid
 
-    error: upstream `ledger` takes the pod's own SVID, but identity `local` makes callers somebody else
+    error: upstream `ledger` takes the workload's own SVID, and identity `local` brings none
      --> exeat.yaml:6:70
       |
     6 |   ledger: { address: "unix:///run/l.sock", capture: route, upstream: ledger, identity: [local] }
       |                                                                      ^^^^^^
       |
-      = help: accept a `spiffe` identity alone on this listener, or take `tls` of the upstream away
+      = help: accept `spiffe` or `broker_api` identities alone on this listener, or take `tls` of the upstream away
 
     error: `ledger.example` is not a SPIFFE ID: a SPIFFE ID begins with `spiffe://`
       --> exeat.yaml:15:23
@@ -1538,13 +1645,13 @@ fn the_upstreams() {
        |
        = help: spiffe://TRUST_DOMAIN/ns/NAMESPACE/sa/ACCOUNT
 
-    error: upstream `ledger` needs the pod's own SVID, and no identity comes from the Workload API
+    error: upstream `ledger` needs the workload's own SVID, and no identity brings one
       --> exeat.yaml:15:23
        |
     15 |     tls: { spiffe_id: ledger.example, server_name: a.example }
        |                       ^^^^^^^^^^^^^^
        |
-       = help: add `identities: { pod: { spiffe: {} } }` and accept it on a listener
+       = help: add `identities: { pod: { spiffe: {} } }` and accept it on a listener, or `broker_api` for one exeat per host
 
     error: `spiffe_id` stands beside `roots` or `server_name`
       --> exeat.yaml:15:23
@@ -1719,13 +1826,13 @@ fn the_credentials() {
        |
        = help: write `local_jwt: { issuer, .. }`, `jwt_svid: { audience }` or `secret: { value: "${env:NAME}" }`
 
-    error: credential `jwt` is the pod's own JWT-SVID, and no identity comes from the Workload API
+    error: credential `jwt` is the workload's own JWT-SVID, and no identity brings one
       --> exeat.yaml:16:3
        |
     16 |   jwt: { jwt_svid: { audience: "https://ledger.example" } }
        |   ^^^
        |
-       = help: add `identities: { pod: { spiffe: {} } }` and accept it on a listener
+       = help: add `identities: { pod: { spiffe: {} } }` and accept it on a listener, or `broker_api` for one exeat per host
 
     error[unknown-field]: unknown field `ttl`
       --> exeat.yaml:16:36
@@ -2079,6 +2186,14 @@ fn what_somebody_should_look_at() {
         &[("127.0.0.1:15001", "127.0.0.1:0")],
         &[("unix:///run/l.sock", "127.0.0.1:15003")],
         &[("identity: [pod]", "identity: [local]")],
+        &[
+            ("identity: [pod]", "identity: [local]"),
+            (
+                "unix_peer: { workloads: [{ uid: 1001, id: \"spiffe://t.example/ns/a/sa/c\" }] }",
+                "broker_api: { socket: \"unix:///b/api.sock\", workload_api: { socket: \"unix:///a/api.sock\" } }",
+            ),
+            ("127.0.0.1:15001", "unix:///run/e.sock"),
+        ],
         &[("https://ledger.example:8443", "http://ledger.example:8080")],
         &[("    credentials: [jwt]\n", ""), ("scopes: [read]", "audience: x")],
         &[("    credentials: [jwt]\n", "    intercept: false\n"), ("scopes: [read]", "audience: x")],
@@ -2143,6 +2258,22 @@ fn what_somebody_should_look_at() {
       |   ^^^
       |
       = help: list it under `identity` of a listener, or take it away
+
+    warning[unused]: no listener accepts identity `pod`
+     --> exeat.yaml:8:3
+      |
+    8 |   pod: { fixed: { id: "spiffe://t.example/ns/a/sa/b" } }
+      |   ^^^
+      |
+      = help: list it under `identity` of a listener, or take it away
+
+    warning[experimental]: the SPIFFE Broker API is experimental: a later exeat or agent may change it without notice
+     --> exeat.yaml:9:24
+      |
+    9 |   local: { broker_api: { socket: "unix:///b/api.sock", workload_api: { socket: "unix:///a/api.sock" } } }
+      |                        ^
+      |
+      = help: read what it proves in docs/identity.md, and have another identity ready
 
     warning[plaintext-credentials]: upstream `ledger` has a plaintext origin: credentials can be read on the way to it
       --> exeat.yaml:14:19

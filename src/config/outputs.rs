@@ -161,9 +161,10 @@ impl OtlpConfig {
     }
 }
 
-/// Where the environment says that the Workload API is (SPIFFE Workload Endpoint, section 4).
-pub(super) fn endpoint_socket() -> Option<String> {
-    let named = |(name, value): (std::ffi::OsString, std::ffi::OsString)| (name == "SPIFFE_ENDPOINT_SOCKET").then_some(value);
+/// Where the environment says that an agent's API is: `SPIFFE_ENDPOINT_SOCKET` (SPIFFE Workload Endpoint, section 4), or
+/// `SPIFFE_BROKER_SOCKET` (SPIFFE Broker Endpoint, section 4).
+pub(super) fn socket(variable: &str) -> Option<String> {
+    let named = |(name, value): (std::ffi::OsString, std::ffi::OsString)| (name == variable).then_some(value);
     std::env::vars_os().find_map(named)?.into_string().ok().filter(|socket| !socket.is_empty())
 }
 

@@ -10,6 +10,7 @@ pub const PROVIDES: &[&str] = &[
     "credential.jwt_svid",
     "credential.local_jwt",
     "credential.secret",
+    "identity.broker_api",
     "identity.client_cert",
     "identity.client_cert.workload_api",
     "identity.fixed",

@@ -124,6 +124,10 @@ async fn in_time<F: Future>(mut answer: Pin<&mut F>, progress: Option<&Progress>
     }
 }
 
+/// What the engine says when the task of a connection saw the upstream go away before the request's future did. It counts that among the
+/// errors of whoever gave it the request, although nothing is wrong with the request.
+const GONE: &str = "dispatch task is gone";
+
 /// Tells apart what the engine says.
 fn unanswered<B>(mut error: TrySendError<Request<Outgoing<B>>>, hop: &Hop<'_>, facts: &mut Facts) -> Failed<B> {
     let message = error.take_message();
@@ -137,7 +141,7 @@ fn unanswered<B>(mut error: TrySendError<Request<Outgoing<B>>>, hop: &Hop<'_>, f
     let h2 = std::error::Error::source(&error).and_then(|source| source.downcast_ref::<h2::Error>());
     let ours = h2.is_some_and(|h2| h2.is_library() || matches!(h2.reason(), Some(h2::Reason::PROTOCOL_ERROR)));
     let unprocessed = h2.is_some_and(|h2| h2.is_remote() && (h2.is_go_away() || h2.reason() == Some(h2::Reason::REFUSED_STREAM)));
-    Failed::Sent(if error.is_user() {
+    Failed::Sent(if error.is_user() && error.to_string() != GONE {
         DialError::RequestBody { place, why }
     } else if error.is_parse() || ours {
         DialError::Protocol { place, why }

@@ -49,18 +49,18 @@ impl Clearance {
         self.credential.as_ref()
     }
 
-    /// What the connection itself proves by the Workload API, where the upstream asks for it: as it stands now, for one attempt.
+    /// What the connection itself proves by the workload's SVID, where the upstream asks for it: as it stands now, for one attempt.
     ///
     /// # Errors
-    /// The caller is not exeat's own pod, or that pod has no certificate now.
+    /// No agent gave exeat the caller's SVID, or it is withdrawn.
     pub fn standing(&self) -> Result<Option<Arc<Standing>>, Refusal> {
         let (tls, workload) = (&self.permit.upstream().tls, self.permit.workload());
         if !tls.needs_svid() {
             return Ok(None);
         }
-        let Some(standing) = self.source.standing() else {
+        let Some(standing) = self.source.standing(workload) else {
             let why = format!(
-                "upstream `{}` takes the pod's own SVID, but `{}` was proven by `{}`: accept a `spiffe` identity on the listener",
+                "upstream `{}` takes the workload's own SVID, but `{}` was proven by `{}`: accept a `spiffe` or `broker_api` identity on the listener",
                 self.permit.upstream().name,
                 workload.id,
                 workload.attestation.name()

@@ -14,7 +14,7 @@ use crate::capture::{self, Arrival, Destination, Host, Scheme, Target};
 use crate::catalogue::{JWT_SVID, Origin, Upstream};
 use crate::clock::{Clock, Timestamp};
 use crate::credentials::{Broker, Credential, IssueError};
-use crate::identity::{Attestation, Caller, Identified, IdentitySource, Workload};
+use crate::identity::{Caller, Identified, IdentitySource, Workload};
 use crate::live::{Live, Want};
 use crate::policy::{self, AccessRequest, Decision, GrantTerms, Leased, Permit, Plan, share_of};
 use crate::refusal::{Code, Refusal};
@@ -148,7 +148,7 @@ impl Gate {
     async fn identify(&self, snapshot: &Snapshot, arrival: &Arrival, parts: &Parts, access: &mut Access) -> Result<Proof, Refusal> {
         let proof = match self.who(snapshot, arrival, parts) {
             Err(Unproven::Unsettled(source)) => {
-                source.settle().await;
+                source.settle(&Caller { arrival, headers: &parts.headers, now: self.clock.now() }).await;
                 self.who(snapshot, arrival, parts).map_err(Unproven::refusal)?
             }
             known => known.map_err(Unproven::refusal)?,
@@ -323,14 +323,14 @@ struct Proof {
     at: Timestamp,
 }
 
-/// exeat's own identity is a credential only for callers that are this very pod: a workload that the configuration or the kernel gives
-/// the same SPIFFE ID is not.
+/// An SVID is a credential only for whom an agent gave it: exeat's own pod, or the very process that the Broker API was asked about. A
+/// workload that the configuration or the kernel gives the same SPIFFE ID is neither.
 fn own_identity_only(terms: &GrantTerms, workload: &Workload) -> Result<(), Refusal> {
-    if terms.profile.kind != JWT_SVID || workload.attestation == Attestation::Spiffe {
+    if terms.profile.kind != JWT_SVID || workload.attestation.brings_svid() {
         return Ok(());
     }
     let why = format!(
-        "credential `{}` is the pod's own JWT-SVID, but `{}` was proven by `{}`: accept a `spiffe` identity on the listener",
+        "credential `{}` is the workload's own JWT-SVID, but `{}` was proven by `{}`: accept a `spiffe` or `broker_api` identity on the listener",
         terms.profile.name,
         workload.id,
         workload.attestation.name()

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use schemars::JsonSchema;
 use serde::Deserialize;
 
+use super::broker_api::{BrokerApiConfig, BrokerApiSettings};
 use super::client_cert::{ClientCert, ClientCertConfig, Trust};
 use super::fixed::Fixed;
 use super::kubernetes::{KubernetesConfig, KubernetesSpec};
@@ -30,6 +31,8 @@ pub struct IdentityConfig {
     client_cert: Option<ClientCertConfig>,
     /// The pod's own identity, from the SPIFFE Workload API: whoever connects to the listener is this pod.
     spiffe: Option<Spanned<WorkloadApiConfig>>,
+    /// Each caller is what the SPIFFE Broker API says of its process, with its own SVID: one exeat for many workloads of a host.
+    broker_api: Option<Spanned<BrokerApiConfig>>,
 }
 
 /// A workload by configuration.
@@ -55,7 +58,7 @@ pub(super) struct WorkloadApiConfig {
 pub struct Identity {
     /// Its name in the configuration.
     pub name: Arc<str>,
-    /// `fixed`, `unix_peer`, `kubernetes`, `client_cert`, `spiffe`.
+    /// `fixed`, `unix_peer`, `kubernetes`, `client_cert`, `spiffe`, `broker_api`.
     pub kind: &'static str,
     /// Makes every connection of a listener one workload, so it stands alone in a listener's list.
     pub alone: bool,
@@ -78,6 +81,8 @@ pub enum Source {
     Pod(PodSettings),
     /// Callers show a certificate; whom to trust is news of the Workload API, across reloads.
     Trust(PodSettings),
+    /// It lives on news of the Broker API, across reloads.
+    Broker(BrokerApiSettings),
 }
 
 /// What an identity needs to know of the rest of the file while it is judged.
@@ -86,6 +91,8 @@ pub struct Around<'a> {
     pub trust_domain: Option<&'a str>,
     /// `SPIFFE_ENDPOINT_SOCKET`, where it is set.
     pub endpoint_socket: Option<&'a str>,
+    /// `SPIFFE_BROKER_SOCKET`, where it is set.
+    pub broker_socket: Option<&'a str>,
     /// What relative paths are relative to.
     pub base: &'a Path,
     /// Reads a file named in the configuration, relative to it; the error says what went wrong.
@@ -115,16 +122,25 @@ impl Identity {
     pub const fn workload_api(&self) -> Option<&PodSettings> {
         match &self.source {
             Source::Pod(settings) | Source::Trust(settings) => Some(settings),
+            Source::Broker(settings) => Some(&settings.own),
             Source::Ready(_) | Source::Kubernetes(_) => None,
         }
     }
 }
 
-impl IdentityConfig {
-    /// Whether it comes from the Workload API.
+impl Identity {
+    /// Whether callers come with an SVID that may be shown to upstreams.
     #[must_use]
-    pub const fn is_spiffe(&self) -> bool {
-        self.spiffe.is_some()
+    pub const fn brings_svid(&self) -> bool {
+        matches!(self.source, Source::Pod(_) | Source::Broker(_))
+    }
+}
+
+impl IdentityConfig {
+    /// Whether it brings SVIDs that may be shown to upstreams: exeat's own, or each caller's.
+    #[must_use]
+    pub const fn brings_svid(&self) -> bool {
+        self.spiffe.is_some() || self.broker_api.is_some()
     }
 
     /// Judges it; mistakes go to the report.
@@ -134,13 +150,13 @@ impl IdentityConfig {
             let name = Arc::clone(&shared);
             Identity { name, kind, alone: false, beyond_tcp: BeyondTcp::Nothing, presented: false, source }
         };
-        match (self.fixed, self.unix_peer, self.kubernetes, self.client_cert, self.spiffe) {
-            (Some(fixed), None, None, None, None) => {
+        match (self.fixed, self.unix_peer, self.kubernetes, self.client_cert, self.spiffe, self.broker_api) {
+            (Some(fixed), None, None, None, None, None) => {
                 let id = workload_id(&fixed.id, around.trust_domain, report)?;
                 let source = Arc::new(Fixed::new(Arc::clone(&shared), id));
                 Some(Identity { alone: true, ..identity("fixed", Source::Ready(source)) })
             }
-            (None, Some(unix), None, None, None) => {
+            (None, Some(unix), None, None, None, None) => {
                 let workloads = unix.build(around.trust_domain, report)?;
                 let needs = workloads.iter().filter(|(claim, _)| claim.needs_process()).count();
                 let beyond_tcp = match needs {
@@ -151,27 +167,31 @@ impl IdentityConfig {
                 let source = Arc::new(UnixPeer::new(Arc::clone(&shared), workloads));
                 Some(Identity { beyond_tcp, ..identity("unix_peer", Source::Ready(source)) })
             }
-            (None, None, Some(kubernetes), None, None) => {
+            (None, None, Some(kubernetes), None, None, None) => {
                 let spec = Arc::new(kubernetes.build(around, report)?);
                 let presented = spec.is_presented();
                 Some(Identity { alone: !presented, presented, ..identity("kubernetes", Source::Kubernetes(spec)) })
             }
-            (None, None, None, Some(certificate), None) => {
+            (None, None, None, Some(certificate), None, None) => {
                 let source = match certificate.build(around, report)? {
                     Trust::Given(bundles) => Source::Ready(Arc::new(ClientCert::new(Arc::clone(&shared), bundles))),
                     Trust::Followed(settings) => Source::Trust(settings),
                 };
                 Some(identity("client_cert", source))
             }
-            (None, None, None, None, Some(spiffe)) => {
+            (None, None, None, None, Some(spiffe), None) => {
                 let settings = spiffe.value.build(spiffe.at, around, report)?;
                 Some(Identity { alone: true, ..identity("spiffe", Source::Pod(settings)) })
             }
-            (None, None, None, None, None) => {
+            (None, None, None, None, None, Some(broker)) => {
+                let settings = broker.value.build(broker.at, around, report)?;
+                Some(Identity { beyond_tcp: BeyondTcp::All, ..identity("broker_api", Source::Broker(settings)) })
+            }
+            (None, None, None, None, None, None) => {
                 report.error_hint(
                     name.at,
                     format!("identity `{}` names no kind", name.value),
-                    "write `fixed: { id }`, `unix_peer: { workloads }`, `kubernetes: { issuer, audience }`, `client_cert: { trust: { workload_api } }` or `spiffe: { socket }`",
+                    "write `fixed: { id }`, `unix_peer: { workloads }`, `kubernetes: { issuer, audience }`, `client_cert: { trust: { workload_api } }`, `spiffe: { socket }` or `broker_api: { socket, workload_api }`",
                 );
                 None
             }

@@ -4,12 +4,16 @@
 //! its reason. It never believes a name or an environment of the caller, of its fields only a proof that somebody else has signed, and a
 //! rejected proof never falls through to another source.
 
+mod broker_api;
 mod client_cert;
 mod config;
 mod fixed;
 mod follow;
+mod followed;
+mod jwt_svid;
 mod kubernetes;
 mod pod;
+mod pods;
 mod spiffe_id;
 mod standing;
 pub mod svid;
@@ -17,12 +21,15 @@ mod unix_peer;
 mod workload;
 mod workload_api;
 
+pub use broker_api::{BrokerApi, BrokerApiSettings, BrokerIdentity, Referred};
 pub use client_cert::{Certificate, ClientCert};
 pub use config::{Around, BeyondTcp, Identity, IdentityConfig, Source};
 pub use fixed::Fixed;
-pub use follow::follow;
+pub use followed::Turn;
+pub use jwt_svid::JwtSvidFault;
 pub use kubernetes::{Bound, Issuers, Kubernetes, KubernetesSpec, ServiceAccount, TokenRefused};
-pub use pod::{Pod, PodFault, PodIdentity, PodSettings, Pods, Turn};
+pub use pod::{Pod, PodIdentity, PodSettings};
+pub use pods::Pods;
 pub use spiffe_id::{SpiffeId, SpiffeIdError, is_path_segment, is_trust_domain};
 pub use standing::{HeldSvid, Standing};
 pub use unix_peer::{UnixClaim, UnixPeer};

@@ -1,11 +1,11 @@
-//! `Standing`: what the Workload API says at one moment: exeat's own SVID, and whom to trust.
+//! `Standing`: what an agent says of one workload at one moment: its SVID, and whom to trust.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
 use rustls::ClientConfig;
 
 use super::spiffe_id::SpiffeId;
-use super::svid::{Bundles, PeerVerifier};
+use super::svid::{Bundles, Expected, PeerVerifier};
 use super::workload::Workload;
 use crate::capture::Sha256;
 use crate::catalogue::{Roots, TlsProfile};
@@ -29,12 +29,12 @@ pub struct HeldSvid {
     pub sha256: Sha256,
 }
 
-/// What holds between two words of the Workload API. Immutable: a rotation or a withdrawal makes another one.
+/// What holds between two words of an agent about one workload: exeat itself (Workload API), or a caller (Broker API). Immutable: a rotation or a withdrawal makes another one.
 #[derive(Debug)]
 pub struct Standing {
     /// Another number, another certificate or bundle: connections of the former are not used again. Unique in the process.
     pub generation: u64,
-    /// exeat's own; `None` before the first and after a withdrawal.
+    /// The workload's own; `None` before the first and after a withdrawal.
     pub svid: Option<HeldSvid>,
     /// Whom to trust.
     pub bundles: Arc<Bundles>,
@@ -45,6 +45,11 @@ pub struct Standing {
 impl Standing {
     pub(super) const fn new(generation: u64, svid: Option<HeldSvid>, bundles: Arc<Bundles>) -> Self {
         Self { generation, svid, bundles, configs: Mutex::new(Vec::new()) }
+    }
+
+    /// Of a workload of which nothing holds any more.
+    pub(super) fn nothing() -> Self {
+        Self::new(0, None, Arc::default())
     }
 
     /// The client configuration of an upstream that authenticates by SVID on one side or on both.
@@ -59,12 +64,12 @@ impl Standing {
         let own = match (&self.svid, profile.client_certificate) {
             (_, false) => None,
             (Some(svid), true) => Some(&svid.certificate),
-            (None, true) => return Err(TlsError::Configuration("the Workload API has withdrawn the certificate".to_owned())),
+            (None, true) => return Err(TlsError::Configuration("the agent has withdrawn the certificate".to_owned())),
         };
         let peer = match &profile.spiffe_id {
             Some(id) => {
                 let id = SpiffeId::parse(id).map_err(|error| TlsError::Configuration(error.to_string()))?;
-                Peer::Judged(Arc::new(PeerVerifier::new(id, Arc::clone(&self.bundles))))
+                Peer::Judged(Arc::new(PeerVerifier::new(Expected::One(id), Arc::clone(&self.bundles))))
             }
             None => Peer::Named(match &profile.roots {
                 Roots::System => Trust::System,

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use http::HeaderMap;
 use rustls_pki_types::CertificateDer;
 
+use super::broker_api::Referred;
 use super::client_cert::Certificate;
 use super::kubernetes::ServiceAccount;
 use super::spiffe_id::SpiffeId;
@@ -27,10 +28,12 @@ pub enum Attestation {
     ClientCert(Arc<Certificate>),
     /// The Workload API gives exeat this identity: exeat and the workload are one pod.
     Spiffe,
+    /// The agent attested the process at the other end, which exeat referred to by its number, and gave exeat that workload's own SVID.
+    BrokerApi(Arc<Referred>),
 }
 
 impl Attestation {
-    /// The word in records: `fixed`, `unix_peer`, `spiffe`.
+    /// The word in records: the identity's kind in the configuration.
     #[must_use]
     pub const fn name(&self) -> &'static str {
         match self {
@@ -39,6 +42,7 @@ impl Attestation {
             Self::Kubernetes(_) => "kubernetes",
             Self::ClientCert(_) => "client_cert",
             Self::Spiffe => "spiffe",
+            Self::BrokerApi(_) => "broker_api",
         }
     }
 
@@ -49,6 +53,7 @@ impl Attestation {
             Self::Fixed | Self::ClientCert(_) | Self::Spiffe => None,
             Self::UnixPeer(claim) => claim.pod.as_deref(),
             Self::Kubernetes(account) => account.pod.as_ref().map(|pod| &*pod.uid),
+            Self::BrokerApi(process) => process.pod.as_deref(),
         }
     }
 
@@ -56,8 +61,17 @@ impl Attestation {
     #[must_use]
     pub fn is_presented(&self) -> bool {
         match self {
-            Self::Fixed | Self::UnixPeer(_) | Self::ClientCert(_) | Self::Spiffe => false,
+            Self::Fixed | Self::UnixPeer(_) | Self::ClientCert(_) | Self::Spiffe | Self::BrokerApi(_) => false,
             Self::Kubernetes(account) => account.presented,
+        }
+    }
+
+    /// Whether the agent gave exeat this very workload's own SVID: it may be shown to an upstream, for this workload alone.
+    #[must_use]
+    pub const fn brings_svid(&self) -> bool {
+        match self {
+            Self::Spiffe | Self::BrokerApi(_) => true,
+            Self::Fixed | Self::UnixPeer(_) | Self::Kubernetes(_) | Self::ClientCert(_) => false,
         }
     }
 
@@ -65,7 +79,8 @@ impl Attestation {
     #[must_use]
     pub fn expires(&self) -> Option<Timestamp> {
         match self {
-            Self::Fixed | Self::UnixPeer(_) | Self::Spiffe => None,
+            // what an agent takes back is asked of the source
+            Self::Fixed | Self::UnixPeer(_) | Self::Spiffe | Self::BrokerApi(_) => None,
             Self::Kubernetes(account) => Some(account.expires),
             Self::ClientCert(certificate) => Some(certificate.expires),
         }
@@ -125,8 +140,8 @@ pub trait IdentitySource: Send + Sync {
     fn admits(&self, _chain: &[CertificateDer<'_>], _now: Timestamp) -> Option<Result<(), String>> {
         None
     }
-    /// Waits, within a bound, for what the last verdict lacked.
-    fn settle(&self) -> Pin<Box<dyn Future<Output = ()> + Send + '_>> {
+    /// Waits, within a bound, for what the last verdict on this caller lacked.
+    fn settle<'a>(&'a self, _caller: &Caller<'a>) -> Pin<Box<dyn Future<Output = ()> + Send + 'a>> {
         Box::pin(std::future::ready(()))
     }
     /// Judges the caller.
@@ -138,9 +153,9 @@ pub trait IdentitySource: Send + Sync {
         true
     }
 
-    /// What exeat itself may prove in the place of the workload that this source attests: its own SVID, where both are one pod. `None`
-    /// for every source whose workload is somebody else.
-    fn standing(&self) -> Option<Arc<Standing>> {
+    /// What exeat may prove in the place of a workload that this source attested: exeat's own SVID, where both are one pod, or the
+    /// workload's, where the agent gave it. `None` for every source that brings no SVID.
+    fn standing(&self, _workload: &Workload) -> Option<Arc<Standing>> {
         None
     }
 }

@@ -50,6 +50,9 @@ pub enum LeaseError {
         "a lease has at most 16 attributes: names of 1 to 64 of a-z, A-Z, 0-9, `.`, `-` and `_`, texts of at most 256 bytes in one line"
     )]
     Attributes,
+    /// The pod.
+    #[error("the uid of a pod is 32 to 36 of 0-9, a-f and `-`; `kubectl get pod NAME -o jsonpath={{.metadata.uid}}` prints it")]
+    Pod,
     /// The reason.
     #[error("a reason is one line of at most 256 bytes")]
     Reason,
@@ -90,17 +93,14 @@ pub enum Binding {
     Identity,
     /// The uid of the caller's process, as the kernel tells it.
     Uid,
+    /// The uid of the caller's Kubernetes pod, where its identity proves one.
+    Pod,
 }
 
 /// Every word for a binding, and what proves it; `Err` names what will bring the proof. The one table to extend with a new identity.
 #[must_use = "a table"]
 pub const fn bindings() -> &'static [(&'static str, Result<Binding, &'static str>)] {
-    &[
-        ("identity", Ok(Binding::Identity)),
-        ("uid", Ok(Binding::Uid)),
-        ("pod_uid", Err("the Kubernetes identity")),
-        ("session", Err("tool calls")),
-    ]
+    &[("identity", Ok(Binding::Identity)), ("uid", Ok(Binding::Uid)), ("pod_uid", Ok(Binding::Pod)), ("session", Err("tool calls"))]
 }
 
 /// What a rule wants of a lease.
@@ -114,6 +114,8 @@ pub struct LeaseTerms {
     pub max_uses: Option<u32>,
     /// Bound to the caller's uid.
     pub uid: bool,
+    /// Bound to the caller's pod.
+    pub pod: bool,
 }
 
 /// A lease as it is asked for.
@@ -129,6 +131,8 @@ pub struct Opening {
     pub uses: Option<u32>,
     /// Only for processes of this uid.
     pub uid: Option<u32>,
+    /// Only for processes of the Kubernetes pod of this uid.
+    pub pod_uid: Option<String>,
     /// What conditions read as `lease.attrs`.
     pub attributes: BTreeMap<String, String>,
     /// Why, in the opener's words.
@@ -250,6 +254,8 @@ pub struct Lease {
     pub workload: SpiffeId,
     /// Only for processes of this uid.
     pub uid: Option<u32>,
+    /// Only for processes of the Kubernetes pod of this uid.
+    pub pod_uid: Option<Arc<str>>,
     /// What conditions read.
     pub attributes: Arc<BTreeMap<String, String>>,
     /// Why.
@@ -283,7 +289,7 @@ impl Lease {
     /// # Errors
     /// What is wrong with the opening.
     pub(super) fn open(opening: Opening, by: &str, now: Timestamp) -> Result<Self, LeaseError> {
-        let Opening { workload, kind, ttl, uses, uid, attributes, reason } = opening;
+        let Opening { workload, kind, ttl, uses, uid, pod_uid, attributes, reason } = opening;
         let workload = SpiffeId::parse(&workload)?;
         if !is_name(&kind) {
             return Err(LeaseError::Kind);
@@ -293,6 +299,9 @@ impl Lease {
         }
         if uses.is_some_and(|uses| uses == 0 || uses > MOST_USES) {
             return Err(LeaseError::Uses);
+        }
+        if pod_uid.as_deref().is_some_and(|uid| !is_pod_uid(uid)) {
+            return Err(LeaseError::Pod);
         }
         if attributes.len() > MOST_ATTRIBUTES || attributes.iter().any(|(name, text)| !is_name(name) || !is_line(text)) {
             return Err(LeaseError::Attributes);
@@ -308,6 +317,7 @@ impl Lease {
             kind: kind.into(),
             workload,
             uid,
+            pod_uid: pod_uid.map(Into::into),
             attributes: Arc::new(attributes),
             reason: reason.into(),
             by: by.into(),
@@ -422,6 +432,11 @@ impl Lease {
 #[must_use]
 pub fn is_name(text: &str) -> bool {
     (1..=LONGEST_NAME).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-' | b'_'))
+}
+
+/// As the API server gives them, and the kubelet to static pods; identities prove nothing else.
+fn is_pod_uid(text: &str) -> bool {
+    (32..=36).contains(&text.len()) && text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f' | b'-'))
 }
 
 fn is_line(text: &str) -> bool {

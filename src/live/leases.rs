@@ -385,6 +385,8 @@ struct KeptLease {
     workload: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     uid: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pod_uid: Option<String>,
     #[serde(skip_serializing_if = "BTreeMap::is_empty", default)]
     attributes: BTreeMap<String, String>,
     reason: String,
@@ -434,6 +436,7 @@ impl KeptLease {
             kind: lease.kind.to_string(),
             workload: lease.workload.to_string(),
             uid: lease.uid,
+            pod_uid: lease.pod_uid.as_ref().map(ToString::to_string),
             attributes: BTreeMap::clone(&lease.attributes),
             reason: lease.reason.to_string(),
             by: lease.by.to_string(),
@@ -457,6 +460,7 @@ impl KeptLease {
             id: self.id.into(),
             kind: self.kind.into(),
             uid: self.uid,
+            pod_uid: self.pod_uid.map(Into::into),
             attributes: Arc::new(self.attributes),
             reason: self.reason.into(),
             by: self.by.into(),
@@ -495,12 +499,12 @@ mod tests {
     }
 
     fn terms(kind: &str) -> LeaseTerms {
-        LeaseTerms { kind: kind.into(), max_ttl: None, max_uses: None, uid: false }
+        LeaseTerms { kind: kind.into(), max_ttl: None, max_uses: None, uid: false, pod: false }
     }
 
     fn chosen(book: &LeaseBook, terms: &LeaseTerms, named: Named<'_>, now: Timestamp) -> Result<Arc<str>, Missing> {
         let id = SpiffeId::parse(APP).unwrap();
-        let claim = Claim { workload: &id, uid: Some(7), named, now };
+        let claim = Claim { workload: &id, uid: Some(7), pod: None, named, now };
         book.leases().choose(&claim, terms, "ci/push").map(|lease| Arc::clone(&lease.id)).map_err(|(why, _)| why)
     }
 
@@ -564,13 +568,35 @@ mod tests {
         book.open_lease(bound, &[], "uid 0", noon()).unwrap();
         opened(&book, "case", 10, None);
         let pick = |terms: &LeaseTerms, uid| {
-            let claim = Claim { workload: &id, uid, named: Named::No, now: noon() };
+            let claim = Claim { workload: &id, uid, pod: None, named: Named::No, now: noon() };
             book.leases().choose(&claim, terms, "a/b").is_ok()
         };
         let by_uid = |kind| LeaseTerms { uid: true, ..terms(kind) };
         assert!(pick(&by_uid("release"), Some(7)) && pick(&terms("release"), Some(7)));
         assert!(!pick(&terms("release"), Some(8)) && !pick(&terms("release"), None));
         assert!(!pick(&by_uid("case"), Some(7)), "a rule that wants the binding does not take a lease without it");
+    }
+
+    #[test]
+    fn a_lease_of_a_pod_is_of_no_use_to_another() {
+        const POD: &str = "6b2f7a0e-8d1c-4c57-9a51-0d2f7c3b9e11";
+        let (dir, state) = directory();
+        let book = LeaseBook::open(Arc::clone(&state), noon()).unwrap();
+        let id = SpiffeId::parse(APP).unwrap();
+        book.open_lease(Opening { pod_uid: Some(POD.into()), ..opening("release", 10, None) }, &[], "uid 0", noon()).unwrap();
+        opened(&book, "case", 10, None);
+        let pick = |book: &LeaseBook, terms: &LeaseTerms, pod| {
+            let claim = Claim { workload: &id, uid: None, pod, named: Named::No, now: noon() };
+            book.leases().choose(&claim, terms, "a/b").is_ok()
+        };
+        let by_pod = |kind| LeaseTerms { pod: true, ..terms(kind) };
+        assert!(pick(&book, &by_pod("release"), Some(POD)) && pick(&book, &terms("release"), Some(POD)));
+        assert!(!pick(&book, &terms("release"), Some("0b2f7a0e-8d1c-4c57-9a51-0d2f7c3b9e11")) && !pick(&book, &terms("release"), None));
+        assert!(!pick(&book, &by_pod("case"), Some(POD)), "a rule that wants the binding does not take a lease without it");
+        drop(book);
+        let again = LeaseBook::open(Arc::clone(&state), noon()).unwrap();
+        assert!(pick(&again, &by_pod("release"), Some(POD)) && !pick(&again, &by_pod("release"), None), "it outlives a restart");
+        drop(dir);
     }
 
     #[test]
@@ -666,6 +692,7 @@ mod tests {
         wrong.push(Opening { attributes: BTreeMap::from([("a".into(), "x".repeat(257))]), ..opening("a", 10, None) });
         wrong.push(Opening { attributes: (0..17).map(|at| (format!("a{at}"), String::new())).collect(), ..opening("a", 10, None) });
         wrong.push(Opening { reason: "two\nlines".into(), ..opening("a", 10, None) });
+        wrong.push(Opening { pod_uid: Some("app-0".into()), ..opening("a", 10, None) });
         for opening in wrong {
             assert!(book.open_lease(opening.clone(), &[], "uid 0", noon()).is_err(), "{opening:?}");
         }

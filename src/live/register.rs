@@ -33,6 +33,8 @@ pub struct Claim<'a> {
     pub workload: &'a SpiffeId,
     /// The uid of its process, where the transport proves it.
     pub uid: Option<u32>,
+    /// The uid of its Kubernetes pod, where its identity proves one.
+    pub pod: Option<&'a str>,
     /// The lease that it names.
     pub named: Named<'a>,
     /// When.
@@ -102,7 +104,7 @@ impl Leases {
     /// Why there is none, and the lease that it is about.
     pub fn choose(&self, claim: &Claim<'_>, terms: &LeaseTerms, rule: &str) -> Result<&Arc<Lease>, (Missing, Option<&Arc<Lease>>)> {
         let max = terms.max_uses.map(|most| MaxUses { rule, most });
-        let fits = |lease: &Lease| lease.kind == terms.kind && (!terms.uid || lease.uid.is_some()) && claim.fits(lease);
+        let fits = |lease: &Lease| lease.kind == terms.kind && terms.are_bound(lease) && claim.fits(lease);
         let judge = |lease: &Lease| {
             if lease.ended.is_some() || lease.until_under(terms.max_ttl) <= claim.now {
                 Standing::Ended
@@ -147,7 +149,16 @@ impl Leases {
 impl Claim<'_> {
     /// Whether the lease is this caller's.
     fn fits(&self, lease: &Lease) -> bool {
-        lease.workload == *self.workload && lease.uid.is_none_or(|uid| self.uid == Some(uid))
+        lease.workload == *self.workload
+            && lease.uid.is_none_or(|uid| self.uid == Some(uid))
+            && lease.pod_uid.as_deref().is_none_or(|uid| self.pod == Some(uid))
+    }
+}
+
+impl LeaseTerms {
+    /// Whether the lease is bound to all that the rule wants it bound to.
+    fn are_bound(&self, lease: &Lease) -> bool {
+        (!self.uid || lease.uid.is_some()) && (!self.pod || lease.pod_uid.is_some())
     }
 }
 

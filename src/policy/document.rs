@@ -167,7 +167,7 @@ pub(super) struct LeaseWritten {
     pub(super) max_ttl: Option<WrittenDuration>,
     /// This rule lets no more requests through under one lease.
     pub(super) max_uses: Option<Spanned<u64>>,
-    /// What the lease must be bound to: `identity` (it always is) and `uid`.
+    /// What the lease must be bound to: `identity` (it always is), `uid` and `pod_uid`.
     pub(super) bind: Option<Spanned<OneOrMore>>,
 }
 

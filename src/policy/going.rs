@@ -46,7 +46,8 @@ impl<'a> Going<'a> {
             Peer::Tcp { uid, .. } => *uid,
             Peer::Unix { uid, .. } => Some(*uid),
         };
-        Claim { workload: &self.request.workload.id, uid, named: self.named(), now: self.now }
+        let workload = self.request.workload;
+        Claim { workload: &workload.id, uid, pod: workload.attestation.pod(), named: self.named(), now: self.now }
     }
 
     fn named(&self) -> Named<'a> {

@@ -8,18 +8,17 @@
 use std::collections::HashMap;
 use std::fs::{File, Metadata};
 use std::io::{self, Read as _};
-use std::os::fd::{AsFd as _, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 
 use aws_lc_rs::digest;
 use nix::errno::Errno;
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{getsockopt, sockopt};
 use tokio::net::UnixStream;
 
-use crate::capture::{Asks, Cgroups, Executable, Process, Sha256};
+use crate::capture::{Asks, Cgroups, Executable, Hold, Process, Sha256};
 
 /// Largest executable whose content is looked at, in bytes.
 const MOST: u64 = 1 << 30;
@@ -30,14 +29,14 @@ const REMEMBERED: usize = 256;
 pub(super) struct Witness {
     pid: Option<i32>,
     uid: u32,
-    handle: Option<OwnedFd>,
+    handle: Option<Arc<OwnedFd>>,
 }
 
 impl Witness {
     /// Takes hold of the process that connected.
     pub(super) fn take(stream: &UnixStream, pid: Option<i32>, uid: u32) -> Result<Self, &'static str> {
         let handle = match getsockopt(stream, sockopt::PeerPidfd) {
-            Ok(handle) => Some(handle),
+            Ok(handle) => Some(Arc::new(handle)),
             // a kernel before 6.5
             Err(Errno::ENOPROTOOPT) => None,
             Err(Errno::ESRCH | Errno::EINVAL | Errno::ENODATA) => return Err("the process that connected has ended"),
@@ -51,42 +50,20 @@ impl Witness {
         let Some(pid) = self.pid.filter(|pid| *pid > 0) else {
             return Err("the kernel named no process: it runs in a pid namespace that exeat does not see");
         };
-        let before = self.standing(pid)?;
+        let hold = match &self.handle {
+            Some(handle) => Hold::by_handle(pid, Arc::clone(handle)),
+            None => Hold::by_start(pid, self.uid)?,
+        };
+        hold.lives()?;
         let place = PathBuf::from(format!("/proc/{pid}"));
         let table = std::fs::read_to_string(place.join("cgroup")).map_err(|_| "its control groups cannot be read from /proc")?;
         let executable = executable(&place.join("exe"), asks.hash)?;
-        if self.standing(pid)? != before {
+        if hold.lives().is_err() {
             return Err("the process that connected ended while it was looked at");
         }
-        Ok(Arc::new(Process { pid, executable, cgroups: Cgroups::parse(&table) }))
+        let hold = asks.hold.then(|| Arc::new(hold));
+        Ok(Arc::new(Process { pid, executable, cgroups: Cgroups::parse(&table), hold }))
     }
-
-    /// That the process lives; without a handle, what tells it from a later one of the same number.
-    fn standing(&self, pid: i32) -> Result<Option<u64>, &'static str> {
-        const ENDED: &str = "the process that connected has ended";
-        if let Some(handle) = &self.handle {
-            // readable means that it has ended (pidfd_open(2))
-            let mut polled = [PollFd::new(handle.as_fd(), PollFlags::POLLIN)];
-            return match poll(&mut polled, PollTimeout::ZERO) {
-                Ok(0) => Ok(None),
-                Ok(_) => Err(ENDED),
-                Err(_) => Err("the kernel does not say whether the process that connected still lives"),
-            };
-        }
-        let owner = std::fs::metadata(format!("/proc/{pid}")).map_err(|_| ENDED)?.uid();
-        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).map_err(|_| ENDED)?;
-        let started = started(&stat).ok_or(ENDED)?;
-        if owner == self.uid {
-            Ok(Some(started))
-        } else {
-            Err("the process of that number is another user's: the one that connected has ended")
-        }
-    }
-}
-
-/// Field 22 of `/proc/PID/stat` (proc(5)); the name in field 2 may hold anything, so counting begins behind its last bracket.
-fn started(stat: &str) -> Option<u64> {
-    stat.rsplit_once(')')?.1.split_ascii_whitespace().nth(19)?.parse().ok()
 }
 
 /// `None`: exeat may not see it, which matters only to a workload that names one.
@@ -166,7 +143,7 @@ mod tests {
 
     use super::*;
 
-    const ALL: Asks = Asks { uid: true, process: true, hash: true };
+    const ALL: Asks = Asks { uid: true, process: true, hash: true, hold: false };
 
     /// A program that connects to a socket and then does what the script says.
     fn connected(dir: &tempfile::TempDir, then: &str) -> Option<(std::process::Child, UnixStream)> {
@@ -236,13 +213,23 @@ mod tests {
         println!("skipped: the number was not given again");
     }
 
+    #[tokio::test]
+    async fn a_hold_is_kept_where_it_was_asked_for() {
+        let (near, _far) = UnixStream::pair().unwrap();
+        let held = witness(&near).unwrap();
+        assert_eq!(held.look(ALL).unwrap().hold, None);
+        let seen = held.look(Asks { hold: true, ..ALL }).unwrap();
+        drop(held);
+        assert_eq!(seen.hold.as_ref().unwrap().lives(), Ok(()), "it outlives the look");
+        assert_eq!(seen.hold.as_ref().unwrap().pid(), seen.pid);
+    }
+
     #[test]
-    fn without_a_handle_the_owner_and_the_start_must_agree() {
+    fn a_look_without_a_handle_is_at_a_process_of_the_same_owner() {
         let own = Witness { pid: Some(std::process::id().cast_signed()), uid: nix::unistd::geteuid().as_raw(), handle: None };
         assert!(own.look(ALL).is_ok());
         let other = Witness { uid: own.uid.wrapping_add(1), ..own };
         assert!(other.look(ALL).unwrap_err().contains("another user's"));
         assert!(Witness { pid: None, ..other }.look(ALL).unwrap_err().contains("pid namespace"));
-        assert_eq!(started("7 (a) b) (c) S 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 4711 20"), Some(4711));
     }
 }

@@ -12,7 +12,7 @@
 //! | `exeat_grants_total` | `credential`, `change` |
 //! | `exeat_edge_refusals_total` | `listener` |
 //! | `exeat_config_last_reload_successful`, `.._success_timestamp_seconds`, `exeat_config_revision` | |
-//! | `exeat_identity_expiry_timestamp_seconds`, `exeat_identity_updates` | `identity` |
+//! | `exeat_identity_expiry_timestamp_seconds`, `exeat_identity_updates`, `exeat_identity_processes` | `identity` |
 //! | `exeat_connections`, `exeat_passages`, `exeat_revocations`, `exeat_leases` | |
 //! | `exeat_lease_changes_total` | `change` |
 //! | `exeat_passages_ended_total` | `cause` |
@@ -113,6 +113,7 @@ pub(super) struct Series {
     ready: Gauge,
     identity_end: Family<Words, Gauge<f64, AtomicU64>>,
     identity_updates: Family<Words, Gauge>,
+    identity_processes: Family<Words, Gauge>,
 }
 
 impl Series {
@@ -141,6 +142,7 @@ impl Series {
             ready: Gauge::default(),
             identity_end: Family::default(),
             identity_updates: Family::default(),
+            identity_processes: Family::default(),
             registry: Mutex::default(),
         };
         let r = &mut registry;
@@ -165,6 +167,7 @@ impl Series {
         let end = "When the certificate of an identity ends; 0 when it has none";
         r.register("exeat_identity_expiry_timestamp_seconds", end, series.identity_end.clone());
         r.register("exeat_identity_updates", "Changes of certificate, keys or bundles since the start", series.identity_updates.clone());
+        r.register("exeat_identity_processes", "Processes that the Broker API is asked about", series.identity_processes.clone());
         let build: Words = vec![("version", env!("CARGO_PKG_VERSION").into())];
         r.register("exeat_build", "This binary", Info::new(build));
         r.register_collector(Box::new(Process));
@@ -274,6 +277,12 @@ impl Metrics {
             counters: counters.clone(),
         };
         edges.iter().map(edge).collect()
+    }
+
+    /// How many processes an agent is asked about.
+    pub fn processes(&self, name: &Arc<str>, count: usize) {
+        let words: Words = vec![("identity", Arc::clone(name))];
+        self.0.identity_processes.get_or_create(&words).set(i64::try_from(count).unwrap_or(i64::MAX));
     }
 
     /// How an identity of the Workload API stands: its certificate's end in seconds since 1970, and how often it changed.

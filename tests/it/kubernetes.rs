@@ -359,3 +359,39 @@ fn a_token_that_is_mounted_beside_exeat_makes_every_caller_that_pod() {
         (jwt::claims(last.bearer().expect("a token"))["sub"] == subject("two")).then_some(())
     });
 }
+
+#[test]
+fn a_lease_for_one_pod_is_of_no_use_to_its_sibling() {
+    const SIBLING: &str = "0b2f7a0e-8d1c-4c57-9a51-0d2f7c3b9e22";
+    let key = Key::new("cluster-1");
+    let (cluster, up) = (Cluster::start(&[&key]), Upstream::http());
+    let leased = "{ id: plain, effect: allow, to: [up], methods: [GET], paths: [\"/**\"], grant: up-jwt, lease: { kind: release, max_ttl: 20m, bind: [pod_uid] } }";
+    let (head, _) = policy().split_once("rules:").map(|(head, rest)| (head.to_owned(), rest.to_owned())).expect("rules");
+    let exeat = House::new()
+        .identity("pods", &cluster.identity())
+        .listener_for("egress", Capture::Forward, "pods")
+        .listener_for("fixed", Capture::Route("up"), "app")
+        .upstream("up", &up)
+        .policy("base.yaml", &format!("{head}rules:\n  - {leased}\n"))
+        .admin()
+        .start();
+    let sibling = {
+        let mut claims = cluster.claims("app", 600);
+        claims["kubernetes.io"]["pod"] = json!({ "name": "app-1", "uid": SIBLING });
+        bearer(&key.sign(&claims))
+    };
+    let app = bearer(&key.sign(&cluster.claims("app", 600)));
+    ask(&exeat, &up, "/early", &[&app]).must_refuse(403, "lease_missing");
+    let words = ["open", "--workload", &subject("app"), "--kind", "release", "--ttl", "20m", "--pod-uid", POD, "--json"];
+    let opened = crate::leases::lease(&exeat, &words);
+    let told: Value = serde_json::from_slice(&opened.stdout).expect("a JSON document");
+    assert_eq!(told["pod_uid"], POD, "{told}");
+    assert_eq!(ask(&exeat, &up, "/own", &[&app]).status, 200);
+    ask(&exeat, &up, "/sibling", &[&sibling]).must_refuse(403, "lease_missing");
+    let record = exeat.record("the opening", |record| record["lease_kind"] == "release");
+    assert_eq!(record["pod_uid"], POD, "{record}");
+    let wrong =
+        crate::leases::lease(&exeat, &["open", "--workload", &subject("app"), "--kind", "release", "--ttl", "20m", "--pod-uid", "app-0"]);
+    assert!(!wrong.status.success() && String::from_utf8_lossy(&wrong.stderr).contains("kubectl get pod"), "{wrong:?}");
+    assert_eq!(up.count(), 1);
+}

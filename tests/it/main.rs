@@ -20,6 +20,7 @@
 
 mod addresses;
 mod adoption;
+mod broker_api;
 mod canary;
 mod client_cert;
 mod drain;
@@ -42,5 +43,6 @@ mod revocation;
 mod revocation_drill;
 mod spiffe;
 mod spire;
+mod spire_broker;
 mod uids;
 mod unmodified;

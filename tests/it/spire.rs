@@ -21,7 +21,7 @@ const RATE: u64 = 500;
 const CALLERS: u64 = 4;
 
 /// Where `tests/interop/build` puts what it builds.
-fn tool(name: &str) -> Option<PathBuf> {
+pub fn tool(name: &str) -> Option<PathBuf> {
     let cache = std::env::var_os("EXEAT_INTEROP")
         .map(PathBuf::from)
         .or_else(|| std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".cache/exeat-interop")))?;
@@ -29,7 +29,7 @@ fn tool(name: &str) -> Option<PathBuf> {
 }
 
 /// Waits for something that a process of SPIRE takes its time for.
-fn patiently<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
+pub fn patiently<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
     let began = Instant::now();
     loop {
         if let Some(found) = look() {
@@ -40,7 +40,7 @@ fn patiently<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
     }
 }
 
-struct Process(Child);
+pub struct Process(Child);
 
 impl Drop for Process {
     fn drop(&mut self) {
@@ -49,7 +49,7 @@ impl Drop for Process {
     }
 }
 
-fn spawn(program: &Path, arguments: &[&str], log: &Path, environment: &[(&str, &str)]) -> Process {
+pub fn spawn(program: &Path, arguments: &[&str], log: &Path, environment: &[(&str, &str)]) -> Process {
     let log = fs::File::options().create(true).append(true).open(log).expect("a log");
     let mut command = Command::new(program);
     command.args(arguments).envs(environment.iter().copied()).stdin(Stdio::null());
@@ -57,16 +57,21 @@ fn spawn(program: &Path, arguments: &[&str], log: &Path, environment: &[(&str, &
 }
 
 /// A server, an agent, and the entries of two workloads on this machine.
-struct Spire {
-    dir: tempfile::TempDir,
+pub struct Spire {
+    pub dir: tempfile::TempDir,
     server: PathBuf,
     agent: PathBuf,
-    running: Option<Process>,
+    pub running: Option<Process>,
     _server: Process,
 }
 
 impl Spire {
     fn start(server: PathBuf, agent: PathBuf) -> Self {
+        Self::with_broker(server, agent, None)
+    }
+
+    /// The same, whose agent takes this SPIFFE ID as a broker that may refer to processes.
+    pub fn with_broker(server: PathBuf, agent: PathBuf, broker: Option<&str>) -> Self {
         let dir = tempfile::TempDir::with_prefix("exeat-spire-").expect("a directory");
         let (root, port) = (dir.path().display().to_string(), free_port());
         let config = format!(
@@ -80,9 +85,15 @@ plugins {{
 "#
         );
         fs::write(dir.path().join("server.conf"), config).expect("written");
+        let broker = broker.map_or_else(String::new, |id| {
+            fs::create_dir(dir.path().join("broker")).expect("a directory");
+            format!(
+                r#" broker {{ socket_path = "{root}/broker/api.sock" brokers = [ {{ id = "{id}" allowed_reference_types = [ {{ type_url = "type.googleapis.com/spiffe.broker.WorkloadPIDReference" }} ] }} ] }}"#
+            )
+        });
         let config = format!(
-            r#"agent {{ data_dir = "{root}/agent" log_level = "WARN" server_address = "127.0.0.1" server_port = "{port}" socket_path = "{root}/agent.sock" trust_domain = "{DOMAIN}" insecure_bootstrap = true
-  experimental {{ sync_interval = "1s" }} }}
+            r#"agent {{ data_dir = "{root}/agent" log_level = "WARN" server_address = "127.0.0.1" server_port = "{port}" socket_path = "{root}/public/agent.sock" trust_domain = "{DOMAIN}" insecure_bootstrap = true
+  experimental {{ sync_interval = "1s"{broker} }} }}
 plugins {{
   KeyManager "disk" {{ plugin_data {{ directory = "{root}/agent" }} }}
   NodeAttestor "join_token" {{ plugin_data {{}} }}
@@ -90,7 +101,10 @@ plugins {{
 }}
 "#
         );
-        fs::create_dir(dir.path().join("agent")).expect("a directory");
+        // The agent wants the sockets of its two APIs in directories of their own.
+        for name in ["agent", "public"] {
+            fs::create_dir(dir.path().join(name)).expect("a directory");
+        }
         fs::write(dir.path().join("agent.conf"), config).expect("written");
         let running = spawn(&server, &["run", "-config", &format!("{root}/server.conf")], &dir.path().join("server.log"), &[]);
         let mut spire = Self { dir, server, agent, running: None, _server: running };
@@ -101,24 +115,24 @@ plugins {{
         spire
     }
 
-    fn path(&self, name: &str) -> String {
+    pub fn path(&self, name: &str) -> String {
         self.dir.path().join(name).display().to_string()
     }
 
-    fn endpoint(&self) -> String {
-        format!("unix://{}", self.path("agent.sock"))
+    pub fn endpoint(&self) -> String {
+        format!("unix://{}", self.path("public/agent.sock"))
     }
 
-    fn ask(&self, words: &[&str]) -> Output {
+    pub fn ask(&self, words: &[&str]) -> Output {
         Command::new(&self.server).args(words).args(["-socketPath", &self.path("server.sock")]).output().expect("spire-server runs")
     }
 
-    fn attest(&mut self, more: &[&str]) {
+    pub fn attest(&mut self, more: &[&str]) {
         let config = self.path("agent.conf");
         let mut words = vec!["run", "-config", &config];
         words.extend(more);
         self.running = Some(spawn(&self.agent, &words, &self.dir.path().join("agent.log"), &[]));
-        let socket = self.path("agent.sock");
+        let socket = self.path("public/agent.sock");
         patiently("spire-agent", || {
             let healthy = Command::new(&self.agent).args(["healthcheck", "-socketPath", &socket]).output().expect("spire-agent runs");
             healthy.status.success().then_some(())
@@ -126,7 +140,7 @@ plugins {{
     }
 
     /// Registers a program of this host; the entry's id.
-    fn register(&self, id: &str, program: &Path) -> String {
+    pub fn register(&self, id: &str, program: &Path) -> String {
         let selector = format!("unix:path:{}", program.canonicalize().expect("it is there").display());
         let made = self.ask(&[
             "entry",
@@ -144,6 +158,22 @@ plugins {{
         assert!(made.status.success(), "{text}{}", String::from_utf8_lossy(&made.stderr));
         let line = text.lines().find(|line| line.starts_with("Entry ID")).expect("an id");
         line.split(':').nth(1).expect("an id").trim().to_owned()
+    }
+}
+
+impl Spire {
+    /// An upstream on go-spiffe that takes this caller alone; its program must be registered.
+    pub fn upstream(&self, program: &Path, port: u16, caller: &str) -> Process {
+        let (log, endpoint) = (self.dir.path().join(format!("peer-{port}.log")), self.endpoint());
+        patiently("the upstream's first SVID", || {
+            let mut peer = spawn(program, &[&format!("127.0.0.1:{port}"), caller], &log, &[("SPIFFE_ENDPOINT_SOCKET", &endpoint)]);
+            patiently("the upstream to listen or to end", || {
+                let ended = peer.0.try_wait().expect("waits").is_some();
+                let listens = std::net::TcpStream::connect(("127.0.0.1", port)).is_ok();
+                (ended || listens).then_some(listens)
+            })
+            .then_some(peer)
+        })
     }
 }
 
@@ -253,16 +283,7 @@ fn rotation_restart_and_withdrawal_against_spire_and_go_spiffe() {
     spire.register(CALLER, &caller);
     let port = free_port();
     let endpoint = spire.endpoint();
-    let _peer = patiently("the upstream's first SVID", || {
-        let log = spire.dir.path().join("peer.log");
-        let mut peer = spawn(&peer, &[&format!("127.0.0.1:{port}"), APP], &log, &[("SPIFFE_ENDPOINT_SOCKET", &endpoint)]);
-        patiently("the upstream to listen or to end", || {
-            let ended = peer.0.try_wait().expect("waits").is_some();
-            let listens = std::net::TcpStream::connect(("127.0.0.1", port)).is_ok();
-            (ended || listens).then_some(listens)
-        })
-        .then_some(peer)
-    });
+    let _peer = spire.upstream(&peer, port, APP);
     let policy = policy_head("base").replace("rules:", &format!("  caller: {{ spiffe: \"{CALLER}\" }}\nrules:"))
         + "  - { id: bare, effect: allow, to: [up], methods: [GET], paths: [\"/**\"], grant: none }\n"
         + "  - { id: called, effect: allow, from: [caller], to: [inner], methods: [GET], paths: [\"/**\"], grant: none }\n";

@@ -130,7 +130,7 @@ impl IdentitySource for Kubernetes {
         }
     }
 
-    fn settle(&self) -> Pin<Box<dyn Future<Output = ()> + Send + '_>> {
+    fn settle<'a>(&'a self, _caller: &Caller<'a>) -> Pin<Box<dyn Future<Output = ()> + Send + 'a>> {
         Box::pin(async {
             if let Some(file) = &self.mounted {
                 file.was_read().await;

@@ -14,5 +14,5 @@ mod x509;
 pub(super) use bundle::certificates;
 pub use bundle::{Bundle, BundleFault, Bundles};
 pub use jwt::{JwtFault, JwtSvid};
-pub use peer::PeerVerifier;
+pub use peer::{Expected, PeerVerifier};
 pub use x509::{X509Fault, X509Svid};

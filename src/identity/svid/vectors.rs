@@ -2,6 +2,7 @@
 
 #![expect(clippy::too_many_lines, reason = "each table is one list: what is refused is seen at once")]
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use aws_lc_rs::rand::SystemRandom;
@@ -544,5 +545,46 @@ proptest! {
         der[at] ^= 1 << bit;
         let bundles = Bundles::from_iter([bundle("prod.example", &root)]);
         prop_assert!(X509Svid::verify(&[der.into()], &bundles, now()).is_err());
+    }
+}
+
+/// Who is believed to be an agent beneath a path: each differs in one thing from who is.
+#[test]
+fn a_server_is_whom_we_expect_by_whole_segments_of_the_same_trust_domain_or_gets_nothing() {
+    use rustls::client::danger::ServerCertVerifier as _;
+    let (root, other) = (signer("prod root", None, |_| {}), signer("other root", None, |_| {}));
+    let bundles = Arc::new([bundle("prod.example", &root), bundle("other.example", &other)].into_iter().collect::<Bundles>());
+    let beneath = Expected::parse("spiffe://prod.example/spire/agent/**").unwrap();
+    let one = Expected::parse("spiffe://prod.example/spire/agent/k8s_psat/node-1").unwrap();
+    assert_eq!(beneath.to_string(), "spiffe://prod.example/spire/agent/**");
+    let told = |expected: &Expected, under: &Signer, id: &str| {
+        let leaf = leaf(under, |params| params.subject_alt_names = vec![uri(id)]);
+        let verifier = PeerVerifier::new(expected.clone(), Arc::clone(&bundles));
+        let name = rustls_pki_types::ServerName::try_from("127.0.0.1").unwrap();
+        let time = rustls_pki_types::UnixTime::since_unix_epoch(Duration::from_secs(NOW.unsigned_abs()));
+        verifier.verify_server_cert(&leaf, &[], &name, &[], time).map_or_else(|why| why.to_string(), |_| "believed".to_owned())
+    };
+    for id in ["spiffe://prod.example/spire/agent/k8s_psat/node-1", "spiffe://prod.example/spire/agent/x"] {
+        assert_eq!(told(&beneath, &root, id), "believed", "{id}");
+    }
+    assert_eq!(told(&one, &root, "spiffe://prod.example/spire/agent/k8s_psat/node-1"), "believed");
+    for (expected, under, id) in [
+        (&beneath, &root, "spiffe://prod.example/spire/agent"),
+        (&beneath, &root, "spiffe://prod.example/spire/agents/x"),
+        (&beneath, &root, "spiffe://prod.example/spire/agent-x/y"),
+        (&beneath, &root, "spiffe://prod.example/ns/spire/agent/x"),
+        (&beneath, &root, "spiffe://prod.example/spire/Agent/x"),
+        (&beneath, &other, "spiffe://other.example/spire/agent/x"),
+        (&one, &root, "spiffe://prod.example/spire/agent/k8s_psat/node-10"),
+        (&one, &root, "spiffe://prod.example/spire/agent/k8s_psat/node-1/x"),
+    ] {
+        assert_eq!(told(expected, under, id), format!("unexpected error: it is `{id}`"));
+    }
+    // The right name, vouched for by another trust domain; the right chain, and no SPIFFE ID at all.
+    assert!(told(&beneath, &other, "spiffe://prod.example/spire/agent/x").contains("does not lead to the bundle"));
+    assert!(told(&beneath, &root, "https://prod.example/spire/agent/x").contains("no SPIFFE ID"));
+    for wide in ["spiffe://prod.example/**", "spiffe://**", "/**", "spiffe://prod.example/spire/**/agent", "spiffe://prod.example/spire/*"]
+    {
+        assert!(Expected::parse(wide).is_err(), "{wide}");
     }
 }

@@ -47,7 +47,7 @@ impl IdentitySource for UnixPeer {
     fn asks(&self, peer: &Peer) -> Asks {
         let Peer::Unix { uid, .. } = peer else { return Asks { uid: true, ..Asks::default() } };
         let meant = || self.workloads.iter().map(|(claim, _)| claim).filter(|claim| claim.admits(Some(*uid)));
-        Asks { uid: true, process: meant().any(UnixClaim::needs_process), hash: meant().any(|claim| claim.sha256.is_some()) }
+        Asks { uid: true, process: meant().any(UnixClaim::needs_process), hash: meant().any(|claim| claim.sha256.is_some()), hold: false }
     }
 
     fn identify(&self, caller: &Caller<'_>) -> Identified {
@@ -114,7 +114,7 @@ mod tests {
 
     fn process(path: &str, here: bool, digest: u8, group: &str) -> Process {
         let executable = Executable { path: path.into(), here, sha256: Some(Sha256([digest; 32])) };
-        Process { pid: 42, executable: Some(executable), cgroups: Cgroups::parse(&format!("0::{group}\n")) }
+        Process { pid: 42, executable: Some(executable), cgroups: Cgroups::parse(&format!("0::{group}\n")), hold: None }
     }
 
     #[test]
@@ -124,7 +124,7 @@ mod tests {
             let Identified::Attested(workload) = told(&app, peer, None) else { panic!("{peer:?}") };
             assert_eq!(workload.attestation, Attestation::UnixPeer(uid(1001)));
         }
-        assert_eq!(app.asks(&unix(1001)), Asks { uid: true, process: false, hash: false });
+        assert_eq!(app.asks(&unix(1001)), Asks { uid: true, process: false, hash: false, hold: false });
     }
 
     #[test]
@@ -163,8 +163,8 @@ mod tests {
         assert!(who(&source, unix(1001), None).contains("connect again"));
         assert!(who(&source, tcp(Some(1001), "127.0.0.1:4"), None).contains("TCP proves the uid only"));
         assert_eq!(who(&source, unix(1002), None), "/other", "nothing is asked of a process that cannot be meant");
-        assert_eq!(source.asks(&unix(1001)), Asks { uid: true, process: true, hash: true });
-        assert_eq!(source.asks(&unix(1002)), Asks { uid: true, process: false, hash: false });
+        assert_eq!(source.asks(&unix(1001)), Asks { uid: true, process: true, hash: true, hold: false });
+        assert_eq!(source.asks(&unix(1002)), Asks { uid: true, process: false, hash: false, hold: false });
     }
 
     #[test]

@@ -8,6 +8,6 @@ mod client;
 mod endpoint;
 mod messages;
 
-pub(super) use client::{Client, Fault, Stream};
+pub(super) use client::{CONNECT, Client, Dialect, Fault, Stream, chain, kept_alive, text};
 pub use endpoint::{Endpoint, EndpointError};
-pub(super) use messages::{JwtBundles, X509Svids};
+pub(super) use messages::{JwtBundles, JwtSvids, X509Svids};

@@ -58,34 +58,35 @@ impl Team<'_, '_> {
             }
             Some(uses) => u32::try_from(uses.value).ok().map(Some),
         };
-        let uid = match &written.bind {
-            None => Some(false),
+        let bound = match &written.bind {
+            None => Some((false, false)),
             Some(bind) => self.bind(bind),
         };
-        let (max_ttl, max_uses, uid) = (max_ttl?, max_uses?, uid?);
-        sound.then(|| LeaseTerms { kind: kind.value.as_str().into(), max_ttl, max_uses, uid })
+        let (max_ttl, max_uses, (uid, pod)) = (max_ttl?, max_uses?, bound?);
+        sound.then(|| LeaseTerms { kind: kind.value.as_str().into(), max_ttl, max_uses, uid, pod })
     }
 
-    /// Whether the lease must be bound to the uid.
-    fn bind(&mut self, written: &Spanned<OneOrMore>) -> Option<bool> {
-        let mut uid = Some(false);
+    /// Whether the lease must be bound to the uid, and whether to the pod.
+    fn bind(&mut self, written: &Spanned<OneOrMore>) -> Option<(bool, bool)> {
+        let mut bound = Some((false, false));
         for word in OneOrMore::each(written) {
             match bindings().iter().find(|(known, _)| *known == word.value) {
                 Some((_, Ok(Binding::Identity))) => {}
-                Some((_, Ok(Binding::Uid))) => uid = uid.map(|_| true),
+                Some((_, Ok(Binding::Uid))) => bound = bound.map(|(_, pod)| (true, pod)),
+                Some((_, Ok(Binding::Pod))) => bound = bound.map(|(uid, _)| (uid, true)),
                 Some((_, Err(what))) => {
                     let message = format!("no identity proves `{}` yet: it comes with {what}", word.value);
                     self.report.error_hint(word.at, message, "remove it until then; a lease is always bound to the workload");
-                    uid = None;
+                    bound = None;
                 }
                 None => {
                     let known: Vec<&str> = bindings().iter().filter(|(_, proof)| proof.is_ok()).map(|(word, _)| *word).collect();
                     self.report.unknown_name(word.at, "binding", word.value, &known);
-                    uid = None;
+                    bound = None;
                 }
             }
         }
-        uid
+        bound
     }
 
     fn limits(&mut self, written: &Spanned<LimitsWritten>) -> Option<LimitTerms> {

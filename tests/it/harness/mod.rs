@@ -4,6 +4,7 @@
 //! condition, with a bound, and says what it waited for.
 
 pub mod answers;
+pub mod broker_api;
 pub mod clients;
 pub mod exeat;
 pub mod h1;

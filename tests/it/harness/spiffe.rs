@@ -213,17 +213,17 @@ struct JwtRequest {
 }
 
 #[derive(Clone, PartialEq, prost::Message)]
-struct JwtResponse {
+pub(super) struct JwtResponse {
     #[prost(message, repeated, tag = "1")]
-    svids: Vec<JwtEntry>,
+    pub(super) svids: Vec<JwtEntry>,
 }
 
 #[derive(Clone, PartialEq, prost::Message)]
-struct JwtEntry {
+pub(super) struct JwtEntry {
     #[prost(string, tag = "1")]
-    spiffe_id: String,
+    pub(super) spiffe_id: String,
     #[prost(string, tag = "2")]
-    svid: String,
+    pub(super) svid: String,
 }
 
 /// What the server does instead of what it should.
@@ -358,16 +358,16 @@ impl Drop for WorkloadApi {
     }
 }
 
-type Body = UnsyncBoxBody<Bytes, std::io::Error>;
+pub(super) type Body = UnsyncBoxBody<Bytes, std::io::Error>;
 
-fn trailers(code: u16, message: &'static str) -> Frame<Bytes> {
+pub(super) fn trailers(code: u16, message: &'static str) -> Frame<Bytes> {
     let mut map = HeaderMap::new();
     map.insert("grpc-status", HeaderValue::from(code));
     map.insert("grpc-message", HeaderValue::from_static(message));
     Frame::trailers(map)
 }
 
-fn message(message: &impl prost::Message) -> Frame<Bytes> {
+pub(super) fn message(message: &impl prost::Message) -> Frame<Bytes> {
     let mut framed = BytesMut::new();
     framed.put_u8(0);
     framed.put_u32(u32::try_from(message.encoded_len()).expect("small"));
