@@ -146,9 +146,6 @@ pub fn start(path: &Path, signals: Signals) -> Result<Running, Failed> {
     let own = OwnListeners::default();
     let resolver = Arc::new(Resolver::system(own.clone(), Arc::clone(&clock)));
     let tls = Arc::new(ClientConfigs::new());
-    if let Err(error) = tls.load_system_roots() {
-        tracing::warn!(%error, "upstreams with `roots: system` cannot be verified");
-    }
     let outcall = Arc::new(Outcall::new(Arc::clone(&resolver), Arc::clone(&tls)));
 
     let metrics = Metrics::new();
@@ -214,7 +211,7 @@ pub fn start(path: &Path, signals: Signals) -> Result<Running, Failed> {
         spans.sampler(),
         Arc::new(interceptor),
         resolver,
-        tls,
+        Arc::clone(&tls),
     ));
     let (stop_workers, workers_stop) = watch::channel(false);
     let workers = Workers::new(Arc::clone(&shared), bound, workers_stop);
@@ -231,6 +228,15 @@ pub fn start(path: &Path, signals: Signals) -> Result<Running, Failed> {
     household.spawn(household::tell_identities(pods.changes(), Arc::clone(&live)));
     household.spawn(household::watch_issuers(issuers, Arc::clone(&health)));
     household.spawn(household::watch_identities(pods, Arc::clone(&clock), Arc::clone(&health), metrics.clone()));
+    household.spawn_blocking({
+        // Beside the first requests: reading 140 certificates takes longer than all else of a start. One that needs them waits for this.
+        let tls = Arc::clone(&tls);
+        move || {
+            if let Err(error) = tls.load_system_roots() {
+                tracing::warn!(%error, "upstreams with `roots: system` cannot be verified");
+            }
+        }
+    });
     household.spawn(household::watch_audit(ledger.clone(), Arc::clone(&health)));
     household.spawn(Arc::clone(&reload).supervise(watch, publish));
     let watch = household.block_on(async { revoke.watch(config.limits.file_poll) });
