@@ -228,6 +228,7 @@ pub fn start(path: &Path, signals: Signals) -> Result<Running, Failed> {
     household.spawn(household::tell_identities(pods.changes(), Arc::clone(&live)));
     household.spawn(household::watch_issuers(issuers, Arc::clone(&health)));
     household.spawn(household::watch_identities(pods, Arc::clone(&clock), Arc::clone(&health), metrics.clone()));
+    household.spawn(household::give_memory_back());
     household.spawn_blocking({
         // Beside the first requests: reading 140 certificates takes longer than all else of a start. One that needs them waits for this.
         let tls = Arc::clone(&tls);
