@@ -17,6 +17,7 @@ use super::error::{DialError, Place};
 use super::exchange::{Failed, accept, exchange};
 use super::hop::{Facts, Hop};
 use super::lane::{Lane, Met, Sender};
+use super::line::Upload;
 use super::pool::Pool;
 use crate::address::Resolver;
 use crate::catalogue::Protocol;
@@ -131,7 +132,7 @@ where
             facts.key_exchange = met.key_exchange;
             facts.version = if matches!(sender, Sender::H2(..)) { Version::HTTP_2 } else { Version::HTTP_11 };
             match exchange(&mut sender, &lane, hop, facts, request).await {
-                Ok(response) => return self.answered(&lane, sender, met, hop, facts, response),
+                Ok(answer) => return self.answered(&lane, sender, met, hop, facts, answer),
                 Err(Failed::Unsent(whole, _)) if facts.reused && facts.stale < MOST_STALE => {
                     facts.stale += 1;
                     again().map_err(DialError::NotAgain)?;
@@ -149,14 +150,14 @@ where
         met: Met,
         hop: &Hop<'_>,
         facts: &Facts,
-        response: Response<hyper::body::Incoming>,
+        (response, upload): (Response<hyper::body::Incoming>, Option<Upload>),
     ) -> Result<Response<ResponseBody>, DialError> {
         let (kept, seat) = match sender {
             Sender::H1(sender) => (Some(sender), None),
             Sender::H2(_, seat) => (None, Some(seat)),
         };
         let switched = response.status() == StatusCode::SWITCHING_PROTOCOLS;
-        let response = accept(response, seat, hop, facts)?;
+        let response = accept(response, (seat, upload), hop, facts)?;
         if let Some(sender) = kept.filter(|_| !switched && !hop.upgrade) {
             let now = self.inner.connector.clock.instant();
             lane.keep(sender, met, now, self.inner.limits.kept_per_key);

@@ -240,6 +240,7 @@ async fn a_request_that_met_a_dead_connection_asks_before_it_is_sent_again() {
             let mut connection = Box::pin(connection);
             assert!(connection.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending());
             let lane = dialer.inner.pool.borrow_mut().lane(&hop, 8, clock.instant(), Duration::from_secs(1)).unwrap();
+            let sender = crate::dial::line::Held::new(sender, crate::dial::line::Line::new(Arc::default()));
             lane.keep(sender, Met { address: "127.0.0.1:1".parse().unwrap(), key_exchange: None }, clock.instant(), 8);
             let (mut facts, mut asked) = (Facts::default(), 0);
             let mut again = || {
