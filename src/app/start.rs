@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use nix::sys::resource::{Resource, getrlimit};
 use pingora_core::server::configuration::ServerConf;
 use pingora_core::server::{RunArgs, Server};
 use tokio::runtime::Runtime;
@@ -21,7 +22,7 @@ use crate::address::{OwnListeners, Resolver};
 use crate::admin::{self, Admin, Door, Guard, Health};
 use crate::audit::{Event, Ledger};
 use crate::clock::{Clock, SystemClock};
-use crate::config::{self, AdminGuard, Loaded};
+use crate::config::{self, AdminGuard, Config, Loaded};
 use crate::control::{self, Cause, Leasing, Publish, Reload, Revoke, Watch};
 use crate::credentials::providers::{KeyRings, Rhythm};
 use crate::credentials::{self, Broker};
@@ -203,7 +204,7 @@ pub fn start(path: &Path, signals: Signals) -> Result<Running, Failed> {
     [admin_socket.as_ref().and_then(admin::Socket::address), status].into_iter().flatten().for_each(|address| own.add(address));
 
     let shared = Arc::new(Shared::new(
-        Limits::from(&config.limits),
+        fitting(&config, threads),
         Arc::clone(&house.snapshots),
         Gate { broker, clock: Arc::clone(&clock), live: Arc::clone(&live), fingerprints },
         ledger.clone(),
@@ -293,6 +294,22 @@ pub fn start(path: &Path, signals: Signals) -> Result<Running, Failed> {
     }
     let last = keys::after_the_drain(&config, live);
     Ok(Running { listeners, status, wish, chassis, ledger, spans, last, _household: household })
+}
+
+/// The limits, fitted to the files that the process may open.
+fn fitting(config: &Config, workers: usize) -> Limits {
+    let written = Limits::from(&config.limits);
+    let Ok((descriptors, _)) = getrlimit(Resource::RLIMIT_NOFILE) else { return written };
+    let limits = written.within(usize::try_from(descriptors).unwrap_or(usize::MAX), workers);
+    if limits.connections < written.connections {
+        tracing::warn!(
+            "{} connections are taken at most, not the {} of `limits.connections`: the process may open {descriptors} files only; raise that \
+             limit (ulimit -n, LimitNOFILE)",
+            limits.connections,
+            written.connections
+        );
+    }
+    limits
 }
 
 fn socket(what: &str, address: &crate::capture::ListenAddress) -> Result<admin::Socket, Failed> {

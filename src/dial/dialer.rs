@@ -184,6 +184,7 @@ where
         if opening.0.is_some() {
             lane.opening.set(true);
         }
+        self.make_room().await;
         let opened = connector.open(lane, hop, facts).await;
         if opened.is_err() {
             lane.failures.set(lane.failures.get().wrapping_add(1));
@@ -191,6 +192,21 @@ where
         drop(opening);
         self.start_sweeping();
         opened
+    }
+
+    /// When as many connections are open as may be, those that wait for further requests are let go, the longest idle first: a request is
+    /// not refused for the sake of none.
+    async fn make_room(&self) {
+        let Inner { connector, pool, limits, .. } = &*self.inner;
+        let now = connector.clock.instant();
+        for idle in [limits.idle / 4, limits.idle / 32, Duration::ZERO] {
+            if connector.open.get() < limits.connections {
+                return;
+            }
+            pool.borrow_mut().sweep(now, idle);
+            // Their tasks see it in this turn, and give their places back.
+            tokio::task::yield_now().await;
+        }
     }
 
     fn start_sweeping(&self) {

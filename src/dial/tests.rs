@@ -639,6 +639,24 @@ async fn a_worker_opens_no_more_connections_than_it_may() {
 }
 
 #[tokio::test]
+async fn connections_that_wait_make_room_for_one_that_is_needed() {
+    worker(async {
+        let ((clock, full), upstream) = (dialer(), upstream(|_| {}));
+        let connector = &full.inner.connector;
+        let limits = Limits { connections: 2, ..Limits::default() };
+        let dialer: Dialer<TestBody> = Dialer::new(Arc::clone(&connector.resolver), Arc::clone(&connector.tls), clock, limits);
+        for _ in 0..5 {
+            let (port, _) = serve(H1).await;
+            let place = destination(Scheme::Http, "ledger.example", port);
+            let answer = send(&dialer, &hop(&upstream, &place), get("/")).await.1;
+            assert!(answer.is_ok(), "{}", answer.unwrap_err().refusal().detail);
+        }
+        assert!(dialer.held() <= 2);
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn an_http2_connection_that_says_goodbye_is_replaced() {
     worker(async {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
