@@ -23,6 +23,7 @@ mod adoption;
 mod canary;
 mod client_cert;
 mod drain;
+mod faults;
 mod harness;
 mod harness_story;
 mod hostile;
