@@ -45,6 +45,11 @@ impl ManualClock {
         Self(Mutex::new((now, SystemClock.instant())))
     }
 
+    /// The wall clock is set, as an administrator or NTP does; the monotonic one does not notice.
+    pub fn set(&self, now: Timestamp) {
+        self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner).0 = now;
+    }
+
     /// Moves both clocks forward.
     pub fn advance(&self, by: Duration) {
         let mut both = self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner);

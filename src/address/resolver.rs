@@ -29,7 +29,10 @@ const KEEP: Duration = Duration::from_secs(5);
 const KEEP_FAILURE: Duration = Duration::from_secs(1);
 const MOST_NAMES: usize = 1024;
 const MOST_WAITING: usize = 4096;
-const MOST_THREADS: usize = 8;
+/// Threads that ask the system; made when they are needed.
+const MOST_THREADS: usize = 32;
+/// How many of them ask at once for names under the same two last labels: servers of one zone that do not answer leave the others theirs.
+const MOST_OF_A_ZONE: usize = 8;
 const MOST_ADDRESSES: usize = 16;
 
 /// Resolves, checks and pins.
@@ -49,9 +52,34 @@ struct Shared {
 struct State {
     names: FxHashMap<Arc<str>, Name>,
     queue: VecDeque<Arc<str>>,
+    /// Zones that are being asked, each as often as it is.
+    asking: SmallVec<[Box<str>; 8]>,
     idle: usize,
     threads: usize,
     closed: bool,
+}
+
+impl State {
+    /// The first name whose zone is not asked often enough already.
+    fn next(&mut self) -> Option<Arc<str>> {
+        let free = |name: &Arc<str>| self.asking.iter().filter(|zone| ***zone == *zone_of(name)).count() < MOST_OF_A_ZONE;
+        let next = self.queue.iter().position(free)?;
+        let name = self.queue.remove(next)?;
+        self.asking.push(zone_of(&name).into());
+        Some(name)
+    }
+
+    fn asked(&mut self, name: &str) {
+        if let Some(place) = self.asking.iter().position(|zone| **zone == *zone_of(name)) {
+            self.asking.swap_remove(place);
+        }
+    }
+}
+
+/// The two last labels of a name.
+fn zone_of(name: &str) -> &str {
+    let mut dots = name.rmatch_indices('.');
+    dots.nth(1).and_then(|(at, _)| name.get(at + 1..)).unwrap_or(name)
 }
 
 enum Name {
@@ -185,7 +213,7 @@ impl Shared {
     fn work(&self) {
         let mut state = self.lock();
         while !state.closed {
-            let Some(host) = state.queue.pop_front() else {
+            let Some(host) = state.next() else {
                 state.idle += 1;
                 state = self.work.wait(state).unwrap_or_else(PoisonError::into_inner);
                 state.idle -= 1;
@@ -196,6 +224,7 @@ impl Shared {
             let keep = if answer.is_ok() { KEEP } else { KEEP_FAILURE };
             let known = Name::Known { until: self.clock.instant() + keep, answer: answer.clone() };
             state = self.lock();
+            state.asked(&host);
             if let Some(Name::Asked(waiting)) = state.names.insert(host, known) {
                 for tell in waiting {
                     // A waiter that gave up has dropped its end: nobody is left to tell.
@@ -294,6 +323,31 @@ mod tests {
             "`127.0.0.1` leads to 127.0.0.1, port 443, which may not be dialled: it is a loopback address, and the upstream has no `reach`; \
              to allow it, list its network in the upstream's `reach: { networks: [127.0.0.1/32] }`"
         );
+    }
+
+    #[tokio::test]
+    async fn a_zone_that_hangs_leaves_the_other_names_their_turn() {
+        let (_open, gate) = std::sync::mpsc::channel::<()>();
+        let gate = Mutex::new(gate);
+        let resolver = Arc::new(resolver(&clock(), move |name| {
+            if name.ends_with("hangs.example") {
+                gate.lock().unwrap().recv().ok();
+            }
+            Ok(vec!["1.1.1.1".parse().unwrap()])
+        }));
+        let hanging: Vec<_> = (0..100)
+            .map(|nth| {
+                let resolver = Arc::clone(&resolver);
+                tokio::spawn(async move { resolver.resolve(&format!("n{nth}.a.hangs.example"), 443, Reach::Public, SOON).await })
+            })
+            .collect();
+        tokio::task::yield_now().await;
+        for name in ["one.other.example", "two.third.example", "bare"] {
+            let answer = resolver.resolve(name, 443, Reach::Public, SOON).await;
+            assert_eq!(answer.unwrap().len(), 1, "{name} waits for names that it has nothing to do with");
+        }
+        assert!(resolver.shared.lock().threads <= MOST_THREADS);
+        hanging.iter().for_each(tokio::task::JoinHandle::abort);
     }
 
     #[tokio::test]

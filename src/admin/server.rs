@@ -1,10 +1,12 @@
 //! The servers' sockets: few connections, short heads, short bodies.
 
+use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::io;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -16,14 +18,15 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::sync::Semaphore;
+use tokio::sync::Notify;
 
 use super::guard::Guard;
 use super::route::{Admin, Reply};
 use super::routes::{Answer, Status, json, text};
 use crate::capture::ListenAddress;
 
-/// Connections of one server at a time; more wait in the kernel's queue.
+/// Connections of one server at a time. One more takes the place of the one that has waited longest for its caller: whoever opens many and
+/// sends or reads slowly keeps no probe and no operator out.
 const CONNECTIONS: usize = 64;
 /// From connecting to the end of a head; also the longest idle time.
 const HEAD_TIME: Duration = Duration::from_secs(10);
@@ -91,19 +94,58 @@ fn bind_unix(path: &Path) -> io::Result<std::os::unix::net::UnixListener> {
     Ok(listener)
 }
 
+/// The places of one server's connections.
+#[derive(Default)]
+struct Places(Mutex<VecDeque<Arc<Place>>>);
+
+/// One connection's place, given back when dropped.
+struct Seat {
+    places: Arc<Places>,
+    place: Arc<Place>,
+}
+
+#[derive(Default)]
+struct Place {
+    /// A question is being answered: whoever asked it is not the one that is waited for.
+    busy: AtomicBool,
+    given_up: Notify,
+}
+
+impl Places {
+    /// The newest place. Above the bound the oldest one whose caller is waited for is given up; with none such, and each answer is short,
+    /// there is one more.
+    fn take(self: &Arc<Self>) -> Seat {
+        let place = Arc::<Place>::default();
+        let mut taken = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if taken.len() >= CONNECTIONS
+            && let Some(waits) = taken.iter().position(|place| !place.busy.load(Ordering::Relaxed))
+            && let Some(oldest) = taken.remove(waits)
+        {
+            oldest.given_up.notify_one();
+        }
+        taken.push_back(Arc::clone(&place));
+        Seat { places: Arc::clone(self), place }
+    }
+}
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        self.places.0.lock().unwrap_or_else(PoisonError::into_inner).retain(|place| !Arc::ptr_eq(place, &self.place));
+    }
+}
+
 /// Serves until dropped.
 ///
 /// # Errors
 /// The socket cannot be used by this runtime.
 pub async fn serve(socket: Socket, door: Door, guard: Guard) -> io::Result<Infallible> {
-    let (guard, seats) = (Arc::new(guard), Arc::new(Semaphore::new(CONNECTIONS)));
+    let (guard, places) = (Arc::new(guard), Arc::<Places>::default());
     match socket {
         Socket::Tcp(listener) => {
             let listener = tokio::net::TcpListener::from_std(listener)?;
             loop {
-                let Ok(seat) = Arc::clone(&seats).acquire_owned().await else { continue };
                 match listener.accept().await {
-                    Ok((stream, _)) => drop(tokio::spawn(connection(stream, None, door.clone(), Arc::clone(&guard), seat))),
+                    Ok((stream, _)) => drop(tokio::spawn(connection(stream, None, door.clone(), Arc::clone(&guard), places.take()))),
                     Err(error) => pause(&error).await,
                 }
             }
@@ -111,11 +153,10 @@ pub async fn serve(socket: Socket, door: Door, guard: Guard) -> io::Result<Infal
         Socket::Unix(listener) => {
             let listener = tokio::net::UnixListener::from_std(listener)?;
             loop {
-                let Ok(seat) = Arc::clone(&seats).acquire_owned().await else { continue };
                 match listener.accept().await {
                     Ok((stream, _)) => {
                         let uid = stream.peer_cred().ok().map(|peer| peer.uid());
-                        drop(tokio::spawn(connection(stream, uid, door.clone(), Arc::clone(&guard), seat)));
+                        drop(tokio::spawn(connection(stream, uid, door.clone(), Arc::clone(&guard), places.take())));
                     }
                     Err(error) => pause(&error).await,
                 }
@@ -135,17 +176,25 @@ async fn connection(
     uid: Option<u32>,
     door: Door,
     guard: Arc<Guard>,
-    seat: tokio::sync::OwnedSemaphorePermit,
+    seat: Seat,
 ) {
+    let place = Arc::clone(&seat.place);
     let service = service_fn(move |request: http::Request<Incoming>| {
-        let (door, guard) = (door.clone(), Arc::clone(&guard));
-        async move { Ok::<_, Infallible>(answer(door, &guard, uid, request).await) }
+        let (door, guard, place) = (door.clone(), Arc::clone(&guard), Arc::clone(&place));
+        async move {
+            place.busy.store(true, Ordering::Relaxed);
+            let answer = answer(door, &guard, uid, request).await;
+            place.busy.store(false, Ordering::Relaxed);
+            Ok::<_, Infallible>(answer)
+        }
     });
     let mut server = http1::Builder::new();
     server.timer(TokioTimer::new()).header_read_timeout(HEAD_TIME).max_headers(64);
-    // A caller that goes away is the caller's affair.
-    drop(server.serve_connection(TokioIo::new(stream), service).await);
-    drop(seat);
+    tokio::select! {
+        // A caller that goes away is the caller's affair.
+        _served = server.serve_connection(TokioIo::new(stream), service) => {}
+        () = seat.place.given_up.notified() => {}
+    }
 }
 
 async fn answer(door: Door, guard: &Guard, uid: Option<u32>, request: http::Request<Incoming>) -> Answer {

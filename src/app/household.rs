@@ -23,6 +23,8 @@ use crate::telemetry::{Edge, Metrics};
 
 /// Signing keys are looked after this often; a rotation has minutes to spare.
 const TEND_KEYS: Duration = Duration::from_secs(30);
+/// Memory that nobody uses goes back to the system this often.
+const GIVE_BACK: Duration = Duration::from_secs(5);
 /// Audit and readiness are compared this often.
 const LOOK: Duration = Duration::from_millis(500);
 
@@ -138,6 +140,16 @@ pub(super) async fn watch_audit(ledger: Ledger, health: Arc<Health>) {
             if standing.available { Ok(()) } else { Err(standing.failure.unwrap_or_else(|| "no record can be written".into())) },
         );
         tokio::time::sleep(LOOK).await;
+    }
+}
+
+/// Lets the memory of a burst go back to the system when it is over. The allocator gives free pages back a second after they became free,
+/// but only when it next lets go of a page: a process that has become quiet would keep its peak. A block of a page's size, never
+/// touched, is that next one.
+pub(super) async fn give_memory_back() {
+    loop {
+        tokio::time::sleep(GIVE_BACK).await;
+        drop(std::hint::black_box(Vec::<u8>::with_capacity(1 << 20)));
     }
 }
 

@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use nix::sys::resource::{Resource, getrlimit};
 use pingora_core::server::configuration::ServerConf;
 use pingora_core::server::{RunArgs, Server};
 use tokio::runtime::Runtime;
@@ -21,7 +22,7 @@ use crate::address::{OwnListeners, Resolver};
 use crate::admin::{self, Admin, Door, Guard, Health};
 use crate::audit::{Event, Ledger};
 use crate::clock::{Clock, SystemClock};
-use crate::config::{self, AdminGuard, Loaded};
+use crate::config::{self, AdminGuard, Config, Loaded};
 use crate::control::{self, Cause, Leasing, Publish, Reload, Revoke, Watch};
 use crate::credentials::providers::{KeyRings, Rhythm};
 use crate::credentials::{self, Broker};
@@ -146,9 +147,6 @@ pub fn start(path: &Path, signals: Signals) -> Result<Running, Failed> {
     let own = OwnListeners::default();
     let resolver = Arc::new(Resolver::system(own.clone(), Arc::clone(&clock)));
     let tls = Arc::new(ClientConfigs::new());
-    if let Err(error) = tls.load_system_roots() {
-        tracing::warn!(%error, "upstreams with `roots: system` cannot be verified");
-    }
     let outcall = Arc::new(Outcall::new(Arc::clone(&resolver), Arc::clone(&tls)));
 
     let metrics = Metrics::new();
@@ -203,7 +201,7 @@ pub fn start(path: &Path, signals: Signals) -> Result<Running, Failed> {
     [admin_socket.as_ref().and_then(admin::Socket::address), status].into_iter().flatten().for_each(|address| own.add(address));
 
     let shared = Arc::new(Shared::new(
-        Limits::from(&config.limits),
+        fitting(&config, threads),
         Arc::clone(&house.snapshots),
         Gate { broker, clock: Arc::clone(&clock), live: Arc::clone(&live), fingerprints },
         ledger.clone(),
@@ -211,7 +209,7 @@ pub fn start(path: &Path, signals: Signals) -> Result<Running, Failed> {
         spans.sampler(),
         Arc::new(interceptor),
         resolver,
-        tls,
+        Arc::clone(&tls),
     ));
     let (stop_workers, workers_stop) = watch::channel(false);
     let workers = Workers::new(Arc::clone(&shared), bound, workers_stop);
@@ -228,6 +226,16 @@ pub fn start(path: &Path, signals: Signals) -> Result<Running, Failed> {
     household.spawn(household::tell_identities(pods.changes(), Arc::clone(&live)));
     household.spawn(household::watch_issuers(issuers, Arc::clone(&health)));
     household.spawn(household::watch_identities(pods, Arc::clone(&clock), Arc::clone(&health), metrics.clone()));
+    household.spawn(household::give_memory_back());
+    household.spawn_blocking({
+        // Beside the first requests: reading 140 certificates takes longer than all else of a start. One that needs them waits for this.
+        let tls = Arc::clone(&tls);
+        move || {
+            if let Err(error) = tls.load_system_roots() {
+                tracing::warn!(%error, "upstreams with `roots: system` cannot be verified");
+            }
+        }
+    });
     household.spawn(household::watch_audit(ledger.clone(), Arc::clone(&health)));
     household.spawn(Arc::clone(&reload).supervise(watch, publish));
     let watch = household.block_on(async { revoke.watch(config.limits.file_poll) });
@@ -283,6 +291,22 @@ pub fn start(path: &Path, signals: Signals) -> Result<Running, Failed> {
     }
     let last = keys::after_the_drain(&config, live);
     Ok(Running { listeners, status, wish, chassis, ledger, spans, last, _household: household })
+}
+
+/// The limits, fitted to the files that the process may open.
+fn fitting(config: &Config, workers: usize) -> Limits {
+    let written = Limits::from(&config.limits);
+    let Ok((descriptors, _)) = getrlimit(Resource::RLIMIT_NOFILE) else { return written };
+    let limits = written.within(usize::try_from(descriptors).unwrap_or(usize::MAX), workers);
+    if limits.connections < written.connections {
+        tracing::warn!(
+            "{} connections are taken at most, not the {} of `limits.connections`: the process may open {descriptors} files only; raise that \
+             limit (ulimit -n, LimitNOFILE)",
+            limits.connections,
+            written.connections
+        );
+    }
+    limits
 }
 
 fn socket(what: &str, address: &crate::capture::ListenAddress) -> Result<admin::Socket, Failed> {

@@ -1,4 +1,4 @@
-//! Before anything else: no core dump and no debugger may read the memory of a process that holds credentials.
+//! Before anything else: no core dump and no debugger may read the memory of a process that holds credentials, and little of it is held.
 
 use nix::sys::{prctl, resource};
 
@@ -7,6 +7,8 @@ use nix::sys::{prctl, resource};
 /// # Errors
 /// The kernel refused; the message names the call.
 pub(super) fn process() -> Result<(), String> {
+    // Huge pages would round what an idle process holds up to megabytes: 40 MB resident instead of 18. A kernel that has none needs no word.
+    let _small = prctl::set_thp_disable(true);
     resource::setrlimit(resource::Resource::RLIMIT_CORE, 0, 0).map_err(|error| format!("cannot set the core limit to 0: {error}"))?;
     prctl::set_dumpable(false).map_err(|error| format!("cannot make the process undumpable: {error}"))
 }

@@ -205,11 +205,12 @@ impl Broker {
         // Between the time of renewal and its arrival the broker is asked once a second, not by each request.
         let quiet = held.quiet_until();
         let until = if now < quiet { quiet } else { after(now, LOOK_AGAIN).min(held.usable_until) };
+        let life = held.usable_from()..until;
         drop(table);
         if let Some(flight) = renew {
             flight::start(&self.0, key, Arc::clone(ask.definition), flight);
         }
-        worker_cache::remember(self.0.id, epoch, ask, &credential, until);
+        worker_cache::remember(self.0.id, epoch, ask, &credential, life);
         Some(credential)
     }
 

@@ -143,7 +143,7 @@ impl Journey {
         let mut jitter = [0];
         random(&mut jitter);
         let held = Held::new(Arc::new(credential), issued.source, ends, u8::from_ne_bytes(jitter))
-            .filter(|held| self.inner.clock.now() < held.usable_until)
+            .filter(|held| held.is_usable(self.inner.clock.now()))
             .ok_or_else(|| match ends {
                 Some(_) => self.unavailable("the lease ends before it could be used"),
                 None => self.refused("its issuer gave one that has already expired; compare the clocks"),

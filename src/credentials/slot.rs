@@ -110,6 +110,17 @@ impl Held {
         Some(Self { credential, usable_until, refresh_at, source })
     }
 
+    /// Whether it is served now. Before its issue, by more than clocks may differ, means that the clock was set back: its life can no longer
+    /// be told, and a verifier whose clock is right does not take it.
+    pub(super) fn is_usable(&self, now: Timestamp) -> bool {
+        self.usable_from() <= now && now < self.usable_until
+    }
+
+    /// The earliest time at which it is served.
+    pub(super) fn usable_from(&self) -> Timestamp {
+        self.credential.issued.checked_sub(SKEW).unwrap_or(Timestamp::MIN)
+    }
+
     /// When something other than serving it is due.
     pub(super) fn quiet_until(&self) -> Timestamp {
         let check = self.source.map_or(Timestamp::MAX, |(_, at)| at);
@@ -123,6 +134,13 @@ struct Failure {
     error: IssueError,
     until: Timestamp,
     in_a_row: u32,
+}
+
+impl Failure {
+    /// Whether nobody asks again yet. One that lasts longer than any does was noted before the clock was set back.
+    fn holds(&self, now: Timestamp) -> bool {
+        now < self.until && self.until <= after(now, BACKOFF_MOST)
+    }
 }
 
 /// How an issue under way ends.
@@ -190,8 +208,8 @@ impl Slot {
     /// What to do for a request now.
     pub(super) fn next(&mut self, now: Timestamp) -> Next {
         self.used = now;
-        let failing = self.failure.as_ref().filter(|failure| now < failure.until);
-        if let Some(held) = self.held.as_ref().filter(|held| now < held.usable_until) {
+        let failing = self.failure.as_ref().filter(|failure| failure.holds(now));
+        if let Some(held) = self.held.as_ref().filter(|held| held.is_usable(now)) {
             let due = now >= held.quiet_until() && self.flight.is_none() && failing.is_none();
             let credential = Arc::clone(&held.credential);
             return if due { Next::ServeAndRenew(credential) } else { Next::Serve(credential) };
@@ -205,13 +223,13 @@ impl Slot {
 
     /// Whether only the source is to be looked at: the mark it must still have.
     pub(super) fn only_source_due(&self, now: Timestamp) -> Option<SourceMark> {
-        let held = self.held.as_ref().filter(|held| now < held.refresh_at && now < held.usable_until)?;
+        let held = self.held.as_ref().filter(|held| now < held.refresh_at && held.is_usable(now))?;
         held.source.filter(|(_, at)| now >= *at).map(|(mark, _)| mark)
     }
 
     /// The source is as it was: the flight ends, if what is held can still be served.
     pub(super) fn source_unchanged(&mut self, now: Timestamp) -> bool {
-        let Some(held) = self.held.as_mut().filter(|held| now < held.usable_until) else { return false };
+        let Some(held) = self.held.as_mut().filter(|held| held.is_usable(now)) else { return false };
         if let Some((_, at)) = &mut held.source {
             *at = after(now, SOURCE_CHECK);
         }
@@ -245,7 +263,7 @@ impl Slot {
         if now < after(held.credential.issued, YOUNG) {
             return Discard::TooYoung;
         }
-        if self.forced.is_some_and(|at| now < after(at, FORCED_APART)) {
+        if self.forced.is_some_and(|at| at <= now && now < after(at, FORCED_APART)) {
             return Discard::TooSoon;
         }
         self.forced = Some(now);
@@ -263,8 +281,8 @@ impl Slot {
     /// Nothing in it is worth keeping.
     pub(super) fn is_idle(&self, now: Timestamp) -> bool {
         self.flight.is_none()
-            && self.held.as_ref().is_none_or(|held| now >= held.usable_until)
-            && self.failure.as_ref().is_none_or(|failure| now >= failure.until)
+            && self.held.as_ref().is_none_or(|held| !held.is_usable(now))
+            && self.failure.as_ref().is_none_or(|failure| !failure.holds(now))
     }
 }
 

@@ -311,6 +311,30 @@ async fn an_outage_is_outlived_until_the_end_and_then_refused() {
 }
 
 #[tokio::test]
+async fn a_clock_that_is_set_back_or_forward_serves_nothing_from_another_time() {
+    const HOURS: Duration = Duration::from_hours(3);
+    let house = House::new(Counting { life: Some(TTL), ..Counting::default() });
+    let first = house.obtain().await.unwrap();
+    let noon = house.now();
+    house.clock.set(noon - Duration::from_secs(2));
+    assert_eq!(house.cached().unwrap().grant, first.grant, "clocks are put right by seconds all the time");
+    house.clock.set(noon - HOURS);
+    assert!(house.cached().is_none(), "its life would be three hours too long");
+    let second = house.obtain().await.unwrap();
+    assert!(second.grant != first.grant && second.not_after.unwrap() < noon);
+    house.clock.set(noon + HOURS);
+    assert!(house.cached().is_none());
+    assert_ne!(house.obtain().await.unwrap().grant, second.grant);
+    // What failed in the other time is asked again, too.
+    house.provider.fails.store(true, Ordering::SeqCst);
+    house.pass(200);
+    house.obtain().await.unwrap_err();
+    house.provider.fails.store(false, Ordering::SeqCst);
+    house.clock.set(noon);
+    house.obtain().await.unwrap();
+}
+
+#[tokio::test]
 async fn failures_are_kept_with_growing_backoff_up_to_thirty_seconds() {
     let house = House::new(Counting { fails: AtomicBool::new(true), ..Counting::default() });
     let mut issues = 0;

@@ -2,6 +2,7 @@
 //! lock and shares no cache line that is written to but the credential's own count.
 
 use std::cell::RefCell;
+use std::ops::Range;
 use std::sync::Arc;
 
 use rustc_hash::FxHashMap;
@@ -46,8 +47,8 @@ type Alive = ((Arc<Workload>, Arc<Upstream>), (Arc<GrantTerms>, Arc<Definition>)
 
 struct Entry {
     credential: Arc<Credential>,
-    /// Until here it is served without asking the broker.
-    until: Timestamp,
+    /// Within these it is served without asking the broker: a clock that was set back is outside as well.
+    life: Range<Timestamp>,
     /// Held so that no other value can take an address that stands in the key.
     _alive: Alive,
 }
@@ -73,12 +74,12 @@ pub(super) fn find(broker: u64, epoch: u64, ask: Ask<'_>, now: Timestamp) -> Opt
             return None;
         }
         let entry = cache.entries.get(&ask.address())?;
-        (now < entry.until).then(|| Arc::clone(&entry.credential))
+        entry.life.contains(&now).then(|| Arc::clone(&entry.credential))
     })
 }
 
 /// Remembers what the broker gave under `epoch`, which was read before the broker was asked.
-pub(super) fn remember(broker: u64, epoch: u64, ask: Ask<'_>, credential: &Arc<Credential>, until: Timestamp) {
+pub(super) fn remember(broker: u64, epoch: u64, ask: Ask<'_>, credential: &Arc<Credential>, life: Range<Timestamp>) {
     CACHE.with_borrow_mut(|cache| {
         if cache.epoch != epoch || cache.broker != broker {
             return;
@@ -91,6 +92,6 @@ pub(super) fn remember(broker: u64, epoch: u64, ask: Ask<'_>, credential: &Arc<C
             (Arc::clone(ask.terms), Arc::clone(ask.definition)),
             ask.lease.map(Arc::clone),
         );
-        cache.entries.insert(ask.address(), Entry { credential: Arc::clone(credential), until, _alive: alive });
+        cache.entries.insert(ask.address(), Entry { credential: Arc::clone(credential), life, _alive: alive });
     });
 }

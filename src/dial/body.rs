@@ -9,6 +9,8 @@ use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use tokio::time::Instant;
 
+use super::line::Upload;
+
 /// How far sending the request has come.
 #[derive(Debug, Default)]
 pub(super) struct Progress {
@@ -16,6 +18,8 @@ pub(super) struct Progress {
     pub(super) frames: Cell<u64>,
     /// When the engine let go of the body.
     pub(super) finished: Cell<Option<Instant>>,
+    /// The body itself broke off.
+    pub(super) broke: Cell<bool>,
 }
 
 /// A request body on its way. One without content (most) is not watched and costs nothing.
@@ -49,10 +53,9 @@ impl<B: Body<Data = Bytes> + Unpin> Body for Outgoing<B> {
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
         let polled = Pin::new(&mut self.inner).poll_frame(cx);
-        if polled.is_ready()
-            && let Some(Watched(progress)) = &self.watched
-        {
+        if let (Poll::Ready(frame), Some(Watched(progress))) = (&polled, &self.watched) {
             progress.frames.set(progress.frames.get() + 1);
+            progress.broke.set(matches!(frame, Some(Err(_))));
         }
         polled
     }
@@ -88,11 +91,12 @@ impl Drop for Seat {
 pub struct ResponseBody {
     inner: hyper::body::Incoming,
     seat: Option<Seat>,
+    _upload: Option<Upload>,
 }
 
 impl ResponseBody {
-    pub(super) const fn new(inner: hyper::body::Incoming, seat: Option<Seat>) -> Self {
-        Self { inner, seat }
+    pub(super) const fn new(inner: hyper::body::Incoming, seat: Option<Seat>, upload: Option<Upload>) -> Self {
+        Self { inner, seat, _upload: upload }
     }
 }
 

@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 use std::pin::pin;
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -17,8 +18,10 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 use super::error::{DialError, Place};
+use super::fair::Fair;
 use super::hop::{Facts, Hop};
 use super::lane::{Lane, MOST_STREAMS, Met, Sender};
+use super::line::{Held, Line};
 use super::pool::Pool;
 use crate::address::{self, AddressError, Reach, Resolver};
 use crate::capture::Scheme;
@@ -154,7 +157,7 @@ impl Connector {
         let protocol = |facts: &Facts, error: hyper::Error| DialError::Protocol { place: Place::new(hop, facts), why: error.to_string() };
         let sender = if h2 {
             let within = hop.upstream.deadlines.tls;
-            let (sender, connection) = match timeout(within, http2_options().handshake(TokioIo::new(wire))).await {
+            let (sender, connection) = match timeout(within, http2_options().handshake(TokioIo::new(Fair::new(wire)))).await {
                 Ok(opened) => opened.map_err(|error| protocol(facts, error))?,
                 Err(_) => return Err(DialError::Slow { place: Place::new(hop, facts), what: "the HTTP/2 preface", after: within }),
             };
@@ -179,15 +182,22 @@ impl Connector {
             facts.version = Version::HTTP_2;
             lane.share(sender, allowed, met, self.clock.instant())
         } else {
+            let wire = Fair::new(wire);
+            let cut = Line::new(wire.read());
             let opened = http1_options().handshake(TokioIo::new(wire)).await;
             let (sender, connection) = opened.map_err(|error| protocol(facts, error))?;
+            let told = Rc::clone(&cut);
             tokio::task::spawn_local(async move {
                 let _counted = counted;
-                drop(connection.with_upgrades().await);
+                let mut connection = pin!(connection.with_upgrades());
+                std::future::poll_fn(
+                    |cx| if told.poll_cut(cx).is_ready() { Poll::Ready(()) } else { connection.as_mut().poll(cx).map(drop) },
+                )
+                .await;
             });
             facts.version = Version::HTTP_11;
             lane.speaks_h1.set(true);
-            Sender::H1(sender)
+            Sender::H1(Held::new(sender, cut))
         };
         facts.connect = Some(self.clock.instant().saturating_duration_since(began));
         Ok((sender, met))

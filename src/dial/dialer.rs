@@ -17,6 +17,7 @@ use super::error::{DialError, Place};
 use super::exchange::{Failed, accept, exchange};
 use super::hop::{Facts, Hop};
 use super::lane::{Lane, Met, Sender};
+use super::line::Upload;
 use super::pool::Pool;
 use crate::address::Resolver;
 use crate::catalogue::Protocol;
@@ -131,7 +132,7 @@ where
             facts.key_exchange = met.key_exchange;
             facts.version = if matches!(sender, Sender::H2(..)) { Version::HTTP_2 } else { Version::HTTP_11 };
             match exchange(&mut sender, &lane, hop, facts, request).await {
-                Ok(response) => return self.answered(&lane, sender, met, hop, facts, response),
+                Ok(answer) => return self.answered(&lane, sender, met, hop, facts, answer),
                 Err(Failed::Unsent(whole, _)) if facts.reused && facts.stale < MOST_STALE => {
                     facts.stale += 1;
                     again().map_err(DialError::NotAgain)?;
@@ -149,14 +150,14 @@ where
         met: Met,
         hop: &Hop<'_>,
         facts: &Facts,
-        response: Response<hyper::body::Incoming>,
+        (response, upload): (Response<hyper::body::Incoming>, Option<Upload>),
     ) -> Result<Response<ResponseBody>, DialError> {
         let (kept, seat) = match sender {
             Sender::H1(sender) => (Some(sender), None),
             Sender::H2(_, seat) => (None, Some(seat)),
         };
         let switched = response.status() == StatusCode::SWITCHING_PROTOCOLS;
-        let response = accept(response, seat, hop, facts)?;
+        let response = accept(response, (seat, upload), hop, facts)?;
         if let Some(sender) = kept.filter(|_| !switched && !hop.upgrade) {
             let now = self.inner.connector.clock.instant();
             lane.keep(sender, met, now, self.inner.limits.kept_per_key);
@@ -183,6 +184,7 @@ where
         if opening.0.is_some() {
             lane.opening.set(true);
         }
+        self.make_room().await;
         let opened = connector.open(lane, hop, facts).await;
         if opened.is_err() {
             lane.failures.set(lane.failures.get().wrapping_add(1));
@@ -190,6 +192,21 @@ where
         drop(opening);
         self.start_sweeping();
         opened
+    }
+
+    /// When as many connections are open as may be, those that wait for further requests are let go, the longest idle first: a request is
+    /// not refused for the sake of none.
+    async fn make_room(&self) {
+        let Inner { connector, pool, limits, .. } = &*self.inner;
+        let now = connector.clock.instant();
+        for idle in [limits.idle / 4, limits.idle / 32, Duration::ZERO] {
+            if connector.open.get() < limits.connections {
+                return;
+            }
+            pool.borrow_mut().sweep(now, idle);
+            // Their tasks see it in this turn, and give their places back.
+            tokio::task::yield_now().await;
+        }
     }
 
     fn start_sweeping(&self) {

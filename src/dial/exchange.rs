@@ -15,6 +15,7 @@ use super::body::{Outgoing, Progress, ResponseBody, Seat};
 use super::error::{DialError, Place};
 use super::hop::{Facts, Hop};
 use super::lane::{Lane, Sender};
+use super::line::Upload;
 
 /// How an exchange ended without a response.
 pub(super) enum Failed<B> {
@@ -61,15 +62,17 @@ pub(super) async fn exchange<B>(
     hop: &Hop<'_>,
     facts: &mut Facts,
     mut request: Request<Outgoing<B>>,
-) -> Result<Response<hyper::body::Incoming>, Failed<B>>
+) -> Result<(Response<hyper::body::Incoming>, Option<Upload>), Failed<B>>
 where
     B: Body<Data = Bytes> + Unpin + 'static,
 {
     let progress = request.body().progress();
     facts.sent = true;
+    let mut waiting = None;
     let answered = match sender {
         Sender::H1(sender) => {
             shape_h1(&mut request, &lane.host);
+            waiting = Some(sender.unanswered());
             in_time(pin!(sender.try_send_request(request)), progress.as_deref(), hop).await
         }
         Sender::H2(sender, _) => {
@@ -79,8 +82,8 @@ where
         }
     };
     match answered {
-        Ok(Ok(response)) => Ok(response),
-        Ok(Err(error)) => Err(unanswered(error, hop, facts)),
+        Ok(Ok(response)) => Ok((response, waiting.and_then(|waiting| waiting.answered(progress)))),
+        Ok(Err(error)) => Err(unanswered(error, progress.as_deref(), hop, facts)),
         Err(what) => {
             let after = if what == STALLED { hop.upstream.deadlines.idle } else { hop.upstream.deadlines.response_head };
             Err(Failed::Sent(DialError::Slow { place: Place::new(hop, facts), what, after }))
@@ -124,12 +127,13 @@ async fn in_time<F: Future>(mut answer: Pin<&mut F>, progress: Option<&Progress>
     }
 }
 
-/// What the engine says when the task of a connection saw the upstream go away before the request's future did. It counts that among the
-/// errors of whoever gave it the request, although nothing is wrong with the request.
-const GONE: &str = "dispatch task is gone";
-
 /// Tells apart what the engine says.
-fn unanswered<B>(mut error: TrySendError<Request<Outgoing<B>>>, hop: &Hop<'_>, facts: &mut Facts) -> Failed<B> {
+fn unanswered<B>(
+    mut error: TrySendError<Request<Outgoing<B>>>,
+    progress: Option<&Progress>,
+    hop: &Hop<'_>,
+    facts: &mut Facts,
+) -> Failed<B> {
     let message = error.take_message();
     let error = error.into_error();
     let why = chain(&error);
@@ -141,7 +145,8 @@ fn unanswered<B>(mut error: TrySendError<Request<Outgoing<B>>>, hop: &Hop<'_>, f
     let h2 = std::error::Error::source(&error).and_then(|source| source.downcast_ref::<h2::Error>());
     let ours = h2.is_some_and(|h2| h2.is_library() || matches!(h2.reason(), Some(h2::Reason::PROTOCOL_ERROR)));
     let unprocessed = h2.is_some_and(|h2| h2.is_remote() && (h2.is_go_away() || h2.reason() == Some(h2::Reason::REFUSED_STREAM)));
-    Failed::Sent(if error.is_user() && error.to_string() != GONE {
+    // The engine also calls it the user's error when the connection's task has ended under a request: that is the upstream's doing.
+    Failed::Sent(if error.is_user() && progress.is_some_and(|progress| progress.broke.get()) {
         DialError::RequestBody { place, why }
     } else if error.is_parse() || ours {
         DialError::Protocol { place, why }
@@ -165,7 +170,7 @@ fn chain(error: &hyper::Error) -> String {
 /// What every response head must be before anybody sees it.
 pub(super) fn accept(
     mut response: Response<hyper::body::Incoming>,
-    seat: Option<Seat>,
+    (seat, upload): (Option<Seat>, Option<Upload>),
     hop: &Hop<'_>,
     facts: &Facts,
 ) -> Result<Response<ResponseBody>, DialError> {
@@ -178,5 +183,5 @@ pub(super) fn accept(
     if response.headers().contains_key(TRANSFER_ENCODING) {
         response.headers_mut().remove(CONTENT_LENGTH);
     }
-    Ok(response.map(|body| ResponseBody::new(body, seat)))
+    Ok(response.map(|body| ResponseBody::new(body, seat, upload)))
 }

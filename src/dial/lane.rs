@@ -13,6 +13,7 @@ use tokio::sync::Notify;
 
 use super::body::{Outgoing, Seat};
 use super::hop::Hop;
+use super::line::Held;
 use crate::capture::{Destination, Scheme};
 use crate::catalogue::{Protocol, Upstream};
 use crate::identity::Workload;
@@ -50,7 +51,7 @@ pub(super) struct Met {
 }
 
 struct Kept<B> {
-    sender: http1::SendRequest<Outgoing<B>>,
+    sender: Held<http1::SendRequest<Outgoing<B>>>,
     since: Instant,
     met: Met,
 }
@@ -66,7 +67,7 @@ struct Shared<B> {
 
 /// A connection that can take a request now.
 pub(super) enum Sender<B> {
-    H1(http1::SendRequest<Outgoing<B>>),
+    H1(Held<http1::SendRequest<Outgoing<B>>>),
     H2(http2::SendRequest<Outgoing<B>>, Seat),
 }
 
@@ -170,7 +171,7 @@ impl<B> Lane<B> {
     }
 
     /// Keeps an HTTP/1.1 connection for the next request; it becomes ready by itself when this response's body has ended.
-    pub(super) fn keep(&self, sender: http1::SendRequest<Outgoing<B>>, met: Met, now: Instant, most: usize) {
+    pub(super) fn keep(&self, sender: Held<http1::SendRequest<Outgoing<B>>>, met: Met, now: Instant, most: usize) {
         if sender.is_closed() {
             return;
         }

@@ -13,8 +13,10 @@ mod connector;
 mod dialer;
 mod error;
 mod exchange;
+mod fair;
 mod hop;
 mod lane;
+mod line;
 mod pool;
 
 pub use body::ResponseBody;

@@ -240,6 +240,7 @@ async fn a_request_that_met_a_dead_connection_asks_before_it_is_sent_again() {
             let mut connection = Box::pin(connection);
             assert!(connection.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending());
             let lane = dialer.inner.pool.borrow_mut().lane(&hop, 8, clock.instant(), Duration::from_secs(1)).unwrap();
+            let sender = crate::dial::line::Held::new(sender, crate::dial::line::Line::new(Arc::default()));
             lane.keep(sender, Met { address: "127.0.0.1:1".parse().unwrap(), key_exchange: None }, clock.instant(), 8);
             let (mut facts, mut asked) = (Facts::default(), 0);
             let mut again = || {
@@ -633,6 +634,24 @@ async fn a_worker_opens_no_more_connections_than_it_may() {
         let codes: Vec<_> = both.into_iter().map(|(_, answer)| answer.map_err(|error| error.refusal().code).is_ok()).collect();
         assert_eq!(codes, [true, false]);
         assert!(send(&dialer, &hop, get("/")).await.0.reused, "what is open stays of use");
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn connections_that_wait_make_room_for_one_that_is_needed() {
+    worker(async {
+        let ((clock, full), upstream) = (dialer(), upstream(|_| {}));
+        let connector = &full.inner.connector;
+        let limits = Limits { connections: 2, ..Limits::default() };
+        let dialer: Dialer<TestBody> = Dialer::new(Arc::clone(&connector.resolver), Arc::clone(&connector.tls), clock, limits);
+        for _ in 0..5 {
+            let (port, _) = serve(H1).await;
+            let place = destination(Scheme::Http, "ledger.example", port);
+            let answer = send(&dialer, &hop(&upstream, &place), get("/")).await.1;
+            assert!(answer.is_ok(), "{}", answer.unwrap_err().refusal().detail);
+        }
+        assert!(dialer.held() <= 2);
     })
     .await;
 }

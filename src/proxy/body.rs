@@ -1,7 +1,7 @@
 //! The two bodies of a passage, as frames: they count, keep to the rules of trailers, and know when the passage is over.
 
 use std::pin::Pin;
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
@@ -34,14 +34,15 @@ pub(super) enum BodyError {
 
 /// A request body on its way to the upstream.
 pub(super) struct Body {
-    /// `None`: nothing to send, as with most requests and every second attempt.
-    content: Option<(Incoming, Rc<Passage>)>,
+    /// `None`: nothing to send, as with most requests and every second attempt. The passage is not held: an upstream that does not read may keep
+    /// the body for as long as it likes, but neither the passage nor the caller's place.
+    content: Option<(Incoming, Weak<Passage>)>,
 }
 
 impl Body {
     /// The caller's body; an empty one is none.
     pub(super) fn new(inner: Incoming, passage: &Rc<Passage>) -> Self {
-        let content = (!inner.is_end_stream()).then(|| (inner, Rc::clone(passage)));
+        let content = (!inner.is_end_stream()).then(|| (inner, Rc::downgrade(passage)));
         Self { content }
     }
 
@@ -57,9 +58,9 @@ impl http_body::Body for Body {
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let Some((inner, passage)) = &mut self.content else { return Poll::Ready(None) };
-        if passage.ended().get().is_some() {
+        let Some(passage) = passage.upgrade().filter(|passage| passage.ended().get().is_none()) else {
             return Poll::Ready(Some(Err(BodyError::Ended)));
-        }
+        };
         let Poll::Ready(frame) = Pin::new(inner).poll_frame(cx) else {
             passage.waits(true);
             passage.wake_when_ended(Side::Request, cx);
@@ -77,7 +78,7 @@ impl http_body::Body for Body {
                     passage.count_request(data.len());
                     Poll::Ready(Some(Ok(Frame::data(data))))
                 }
-                Err(frame) => Poll::Ready(frame.into_trailers().ok().and_then(|trailers| request_trailers(passage, trailers)).map(Ok)),
+                Err(frame) => Poll::Ready(frame.into_trailers().ok().and_then(|trailers| request_trailers(&passage, trailers)).map(Ok)),
             },
         }
     }

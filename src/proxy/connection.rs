@@ -1,34 +1,26 @@
-//! One caller's connection: find its protocol by the first bytes, serve it, hold its deadlines.
-//!
-//! One timer serves the whole connection. It is set again only when it fires or when a head stays incomplete, so a request that
-//! arrives whole costs none.
+//! One caller's connection: find its protocol by the first bytes, serve it, know its deadlines.
 
 use std::cell::{Cell, RefCell};
 use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker, ready};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use bytes::Bytes;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
-use tokio::io::{AsyncRead as _, ReadBuf};
-use tokio::time::Sleep;
+use tokio::io::{AsyncRead as _, AsyncWriteExt as _, ReadBuf};
 
+use super::drive::{Driven, GOODBYE, REST_AFTER, drive, rest, retires, settle};
 use super::stream::{Stream, Wire};
 use super::worker::{Seat, Worker};
 use super::{secure, service};
 use crate::capture::Arrival;
-use crate::clock::Timestamp;
 use crate::refusal::Code;
-use crate::tls::not_after;
 
 /// The client connection preface (RFC 9113 section 3.4).
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
-
-/// How long an idle connection may take to end once it is told to.
-const GOODBYE: Duration = Duration::from_secs(1);
 
 /// What the first bytes of a connection are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -43,18 +35,18 @@ pub(super) enum First {
 
 /// One caller's connection.
 pub(super) struct Conn {
-    worker: Rc<Worker>,
-    arrival: Arrival,
-    wire: Arc<Wire>,
-    http2: bool,
+    pub(super) worker: Rc<Worker>,
+    pub(super) arrival: Arrival,
+    pub(super) wire: Arc<Wire>,
+    pub(super) http2: bool,
     seat: Rc<Seat>,
-    served: Cell<u32>,
-    live: Cell<u32>,
-    last_end: Cell<Instant>,
+    pub(super) served: Cell<u32>,
+    pub(super) live: Cell<u32>,
+    pub(super) last_end: Cell<Instant>,
     head_since: Cell<Option<Instant>>,
-    closing: Cell<bool>,
-    aborted: Cell<bool>,
-    waker: RefCell<Option<Waker>>,
+    pub(super) closing: Cell<bool>,
+    pub(super) aborted: Cell<bool>,
+    pub(super) waker: RefCell<Option<Waker>>,
 }
 
 impl Conn {
@@ -138,6 +130,13 @@ impl Conn {
         self.wake();
     }
 
+    /// This task is woken when the connection is to end.
+    pub(super) fn wake_me(&self, cx: &Context<'_>) {
+        if self.waker.borrow().is_none() {
+            *self.waker.borrow_mut() = Some(cx.waker().clone());
+        }
+    }
+
     fn wake(&self) {
         if let Some(waker) = self.waker.borrow().as_ref() {
             waker.wake_by_ref();
@@ -145,7 +144,7 @@ impl Conn {
     }
 
     /// When this connection must have moved on, and whether it is in the middle of a head.
-    fn deadline(&self) -> Option<(Instant, bool)> {
+    pub(super) fn deadline(&self) -> Option<(Instant, bool)> {
         let limits = self.worker.limits();
         if !self.http2 && self.wire.in_head() {
             let since = self.head_since.get().unwrap_or_else(|| {
@@ -159,8 +158,14 @@ impl Conn {
         (self.live.get() == 0 && (self.http2 || self.wire.between())).then(|| (self.last_end.get() + limits.idle, false))
     }
 
+    /// When it may rest, if it may.
+    pub(super) fn rests_at(&self) -> Option<Instant> {
+        let idle = !self.http2 && self.live.get() == 0 && !self.closing.get() && self.wire.at_rest(self.served.get());
+        idle.then(|| self.last_end.get() + REST_AFTER)
+    }
+
     /// Records bytes that never became a request.
-    fn record_edge(&self, code: Code, reason: &'static str) {
+    pub(super) fn record_edge(&self, code: Code, reason: &'static str) {
         let shared = self.worker.shared();
         shared.ledger.edge(&self.arrival.listener, self.arrival.peer, code, 1, format!("{reason}; request {:032x}", self.wire.id()));
         shared.metrics.edge(&self.arrival.listener, 1);
@@ -214,8 +219,9 @@ pub(super) async fn serve(worker: Rc<Worker>, arrival: Arrival, seat: Rc<Seat>, 
 /// Serves a connection whose protocol its first bytes tell.
 pub(super) async fn sniff(worker: Rc<Worker>, arrival: Arrival, seat: Rc<Seat>, mut stream: Stream) {
     match first_bytes(&mut stream, &worker).await {
-        Some(First::Http1) => serve_http1(&worker, arrival, &seat, stream).await,
-        Some(First::Http2) => serve_http2(&worker, arrival, &seat, stream).await,
+        // Boxed, so that a connection's task holds what its own protocol needs and not what the greatest does.
+        Some(First::Http1) => Box::pin(serve_http1(&worker, arrival, &seat, stream)).await,
+        Some(First::Http2) => Box::pin(serve_http2(&worker, arrival, &seat, stream)).await,
         Some(First::Tls) => {
             let conn = Conn::new(&worker, arrival, &seat, Arc::default(), false);
             conn.record_edge(Code::Unsupported, "TLS on a listener that takes plaintext");
@@ -224,163 +230,41 @@ pub(super) async fn sniff(worker: Rc<Worker>, arrival: Arrival, seat: Rc<Seat>, 
     }
 }
 
-/// Serves HTTP/1 on a stream.
+/// Serves HTTP/1 on a stream. Between requests that are far apart there is no engine, only the stream.
 pub(super) async fn serve_http1(worker: &Rc<Worker>, arrival: Arrival, seat: &Rc<Seat>, mut stream: Stream) {
     let id = worker.ids().borrow_mut().request();
     let wire = stream.scan(id);
+    let retiring = retires(&arrival, worker.gate().clock.now()).map(|after| worker.clock().instant() + after);
     let conn = Conn::new(worker, arrival, seat, wire, false);
-    let serving = Rc::clone(&conn);
-    let service = service_fn(move |request| service::serve(Rc::clone(&serving), request));
-    let connection = worker.http1().serve_connection(TokioIo::new(stream), service).with_upgrades();
-    drive(&conn, connection).await;
+    loop {
+        let serving = Rc::clone(&conn);
+        // Boxed: the engine keeps room for what it is given here as long as the connection lives, and this is 6 KiB.
+        let service = service_fn(move |request| Box::pin(service::serve(Rc::clone(&serving), request)));
+        let mut connection = Box::new(worker.http1().serve_connection(TokioIo::new(stream), service).with_upgrades());
+        let driven = drive(&conn, Pin::new(&mut *connection), retiring).await;
+        if !matches!(driven, Driven::Rests) {
+            return settle(&conn, driven);
+        }
+        // Nothing else of it is kept: not even an empty rest of its buffer, which would keep all of it.
+        let left = connection.into_parts().filter(|parts| parts.read_buf.is_empty());
+        let Some(back) = left.map(|parts| parts.io.into_inner()) else { return };
+        stream = back;
+        if !rest(&conn, &mut stream, retiring).await {
+            // Its caller reads an end, or is gone.
+            drop(tokio::time::timeout(GOODBYE, stream.shutdown()).await);
+            return;
+        }
+    }
 }
 
 /// Serves HTTP/2 on a stream.
 pub(super) async fn serve_http2(worker: &Rc<Worker>, arrival: Arrival, seat: &Rc<Seat>, stream: Stream) {
+    let retiring = retires(&arrival, worker.gate().clock.now()).map(|after| worker.clock().instant() + after);
     let conn = Conn::new(worker, arrival, seat, Arc::clone(stream.wire()), true);
     let serving = Rc::clone(&conn);
     let service = service_fn(move |request| service::serve(Rc::clone(&serving), request));
-    let connection = worker.http2().serve_connection(TokioIo::new(stream), service);
-    drive(&conn, connection).await;
-}
-
-/// A connection that can be asked to end after the requests that it has.
-trait Graceful: Future<Output = hyper::Result<()>> {
-    fn end_gracefully(self: Pin<&mut Self>);
-}
-
-impl<I, S, B> Graceful for hyper::server::conn::http1::UpgradeableConnection<I, S>
-where
-    S: hyper::service::HttpService<hyper::body::Incoming, ResBody = B>,
-    S::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
-    I: hyper::rt::Read + hyper::rt::Write + Unpin + Send + 'static,
-    B: http_body::Body + 'static,
-    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
-{
-    fn end_gracefully(self: Pin<&mut Self>) {
-        self.graceful_shutdown();
-    }
-}
-
-impl<I, S, B, E> Graceful for hyper::server::conn::http2::Connection<I, S, E>
-where
-    S: hyper::service::HttpService<hyper::body::Incoming, ResBody = B>,
-    S::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
-    I: hyper::rt::Read + hyper::rt::Write + Unpin,
-    B: http_body::Body + 'static,
-    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
-    E: hyper::rt::bounds::Http2ServerConnExec<S::Future, B>,
-{
-    fn end_gracefully(self: Pin<&mut Self>) {
-        self.graceful_shutdown();
-    }
-}
-
-/// How driving a connection ended.
-enum Driven {
-    Done,
-    Failed(hyper::Error),
-    HeadTooSlow,
-    Aborted,
-}
-
-/// How long a connection that a certificate opened takes requests: three quarters of what is left of the certificate. By then its owner has
-/// the next one (agents renew at half of the life), and a client that keeps connections opens another with it, rather than to be refused.
-fn retires(arrival: &Arrival, now: Timestamp) -> Option<Duration> {
-    let leaf = arrival.certificates.as_ref()?.first()?;
-    let left = not_after(leaf)?.duration_since(now);
-    Duration::try_from(left).ok().map(|left| left * 3 / 4)
-}
-
-async fn drive(conn: &Rc<Conn>, connection: impl Graceful) {
-    let mut connection = pin!(connection);
-    let first_look = conn.last_end.get() + conn.worker.limits().idle;
-    let mut sleep = pin!(tokio::time::sleep_until(first_look.into()));
-    let mut retiring = pin!(retires(conn.arrival(), conn.worker.gate().clock.now()).map(tokio::time::sleep));
-    let (mut told, mut goodbye) = (false, false);
-    let driven = std::future::poll_fn(|cx| {
-        if conn.waker.borrow().is_none() {
-            *conn.waker.borrow_mut() = Some(cx.waker().clone());
-        }
-        if conn.aborted.get() {
-            return Poll::Ready(Driven::Aborted);
-        }
-        if !told && retiring.as_mut().as_pin_mut().is_some_and(|retiring| retiring.poll(cx).is_ready()) {
-            conn.closing.set(true);
-        }
-        if conn.closing.get() && !told {
-            told = true;
-            connection.as_mut().end_gracefully();
-        }
-        match connection.as_mut().poll(cx) {
-            Poll::Ready(Ok(())) => return Poll::Ready(Driven::Done),
-            Poll::Ready(Err(error)) => return Poll::Ready(Driven::Failed(error)),
-            Poll::Pending => {}
-        }
-        if goodbye {
-            // A stream that came just before the goodbye is still answered.
-            let over = conn.live.get() == 0 && sleep.as_mut().poll(cx).is_ready();
-            return if over { Poll::Ready(Driven::Aborted) } else { Poll::Pending };
-        }
-        match conn.deadline() {
-            Some((deadline, in_head)) if passed(sleep.as_mut(), deadline, cx) => {
-                if in_head {
-                    return Poll::Ready(Driven::HeadTooSlow);
-                }
-                (goodbye, told) = (true, true);
-                connection.as_mut().end_gracefully();
-                if let Poll::Ready(ended) = connection.as_mut().poll(cx) {
-                    return Poll::Ready(ended.map_or_else(Driven::Failed, |()| Driven::Done));
-                }
-                // HTTP/2 says goodbye, an HTTP/1 caller may have left half a line: neither takes long.
-                sleep.as_mut().reset(tokio::time::Instant::now() + GOODBYE);
-                if sleep.as_mut().poll(cx).is_ready() { Poll::Ready(Driven::Aborted) } else { Poll::Pending }
-            }
-            Some(_) | None => Poll::Pending,
-        }
-    })
-    .await;
-    *conn.waker.borrow_mut() = None;
-    match driven {
-        Driven::HeadTooSlow => conn.record_edge(Code::Malformed, "the head was not complete in time"),
-        Driven::Failed(error) => {
-            if let Some((code, reason)) = edge_reason(&error) {
-                conn.record_edge(code, conn.wire.fault().unwrap_or(reason));
-            }
-        }
-        Driven::Done if conn.wire.fault().is_some() && conn.wire.heads() >= conn.served.get() && conn.served.get() == 0 => {
-            conn.record_edge(Code::Malformed, conn.wire.fault().unwrap_or_default());
-        }
-        Driven::Done | Driven::Aborted => {}
-    }
-}
-
-/// Whether `deadline` has passed; else the timer is set so that this task looks again by then.
-fn passed(mut sleep: Pin<&mut Sleep>, deadline: Instant, cx: &mut Context<'_>) -> bool {
-    let deadline = tokio::time::Instant::from_std(deadline);
-    loop {
-        if sleep.is_elapsed() || sleep.deadline() > deadline {
-            sleep.as_mut().reset(deadline);
-        }
-        if sleep.as_mut().poll(cx).is_pending() {
-            return false;
-        }
-        if tokio::time::Instant::now() >= deadline {
-            return true;
-        }
-    }
-}
-
-/// Bytes that were no HTTP, told apart from a caller that went away.
-fn edge_reason(error: &hyper::Error) -> Option<(Code, &'static str)> {
-    if error.is_parse_too_large() {
-        return Some((Code::HeadTooLarge, "the head is too large"));
-    }
-    if error.is_parse() {
-        return Some((Code::Malformed, "the bytes are not HTTP"));
-    }
-    let source = std::error::Error::source(error)?.downcast_ref::<h2::Error>()?;
-    (source.is_go_away() && source.is_library()).then_some((Code::Malformed, "the frames break HTTP/2"))
+    let connection = pin!(worker.http2().serve_connection(TokioIo::new(stream), service));
+    settle(&conn, drive(&conn, connection, retiring).await);
 }
 
 #[cfg(test)]

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use crate::capture::HeadLimits;
 use crate::config;
+use crate::dial;
 
 /// Bounds of connections, heads, bodies and streams. Each has its row in docs/limits.md.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -20,6 +21,8 @@ pub struct Limits {
     pub body_rate: u32,
     /// Connections of all listeners together.
     pub connections: usize,
+    /// Connections to upstreams, of each worker.
+    pub upstream_connections: usize,
     /// Concurrent HTTP/2 streams of one connection.
     pub streams: u32,
     /// HTTP/2 header list, in bytes.
@@ -44,6 +47,7 @@ impl Default for Limits {
             body_grace: seconds(10),
             body_rate: 1024,
             connections: 4096,
+            upstream_connections: dial::Limits::default().connections,
             streams: 100,
             header_list: 64 * 1024,
             resets: 20,
@@ -51,6 +55,21 @@ impl Default for Limits {
             stream_idle: seconds(3600),
             opened_after: seconds(10),
         }
+    }
+}
+
+/// Descriptors that connections leave alone: the two servers' connections, sinks, state, exeat's own calls.
+const OTHERS: usize = 192;
+
+impl Limits {
+    /// The same for a process that may open so many files and has so many workers: without a descriptor nothing can be accepted, not even to
+    /// be refused, and no probe is answered.
+    #[must_use]
+    pub fn within(self, descriptors: usize, workers: usize) -> Self {
+        let left = descriptors - OTHERS.min(descriptors / 2);
+        let connections = self.connections.min(left / 2);
+        let upstream_connections = self.upstream_connections.min((left - connections) / workers.max(1));
+        Self { connections, upstream_connections, ..self }
     }
 }
 
@@ -69,6 +88,20 @@ impl From<&config::Limits> for Limits {
             handshake: limits.tls,
             stream_idle: limits.stream_idle,
             ..Self::default()
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn there_is_a_descriptor_for_each_connection_that_may_be_open() {
+        for (descriptors, workers, expected) in [(20_000, 2, (4096, 4096)), (1024, 1, (416, 416)), (1024, 4, (416, 104)), (64, 1, (16, 16))]
+        {
+            let limits = Limits::default().within(descriptors, workers);
+            assert_eq!((limits.connections, limits.upstream_connections), expected, "{descriptors} descriptors, {workers} workers");
         }
     }
 }

@@ -6,12 +6,13 @@
 //! with a stable code, or to a closed connection where no answer can be given.
 //!
 //! One worker is one thread with its own runtime, its own accept loops and its own pool; nothing in here is locked.
-//! The way of a connection: `listen` (`attest`) -> `secure` where it is TLS -> `connection` (`stream`, `scan`) -> `service` -> `forward` -> `body`, and for those that are taken
+//! The way of a connection: `listen` (`attest`) -> `secure` where it is TLS -> `connection` (`stream`, `scan`, `drive`) -> `service` -> `forward` -> `body`, and for those that are taken
 //! over `tunnel`, `intercept`, `upgrade`. `passage` and `in_flight` remember what lives.
 
 mod attest;
 mod body;
 mod connection;
+mod drive;
 mod forward;
 mod in_flight;
 mod intercept;

@@ -207,6 +207,7 @@ impl Guard {
         });
         conn.passage_began();
         conn.worker().live().add(&passage);
+        conn.worker().shared().metrics.passage_began();
         if conn.is_http2() {
             BEGUN.set(Some(Rc::clone(&passage)));
         }
@@ -231,6 +232,7 @@ impl Drop for Guard {
     fn drop(&mut self) {
         let worker = self.0.conn.worker();
         worker.live().remove(&self.0);
+        worker.shared().metrics.passage_ended();
         let now = worker.clock().instant();
         self.0.conn.passage_ended(now);
         self.0.record(now);

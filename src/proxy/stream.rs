@@ -73,6 +73,8 @@ const IDLE: u8 = 0;
 const SERVING: u8 = 1;
 /// The last passage has ended; the end of its answer may still lie in hyper's buffer.
 const FLUSHING: u8 = 2;
+/// The write side is being closed: nothing more is answered.
+const ENDING: u8 = 3;
 
 impl Wire {
     fn new(id: u128) -> Self {
@@ -103,6 +105,11 @@ impl Wire {
 
     fn is_idle(&self) -> bool {
         self.turn.load(Relaxed) == IDLE
+    }
+
+    /// Nothing is being received or answered, and everything that came was a request that was served: hyper holds not a byte.
+    pub(super) fn at_rest(&self, served: u32) -> bool {
+        self.is_idle() && self.heads() == served && !self.may_be_unread()
     }
 
     /// The caller may still be sending: its request was not read to its end, or its bytes were no request.
@@ -188,6 +195,11 @@ impl Stream {
     /// What the bytes show.
     pub(super) const fn wire(&self) -> &Arc<Wire> {
         &self.wire
+    }
+
+    /// Reads what comes next, to be given again: the scan does not see it yet.
+    pub(super) fn poll_ahead(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        self.poll_transport(cx, buf)
     }
 
     fn poll_transport(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
@@ -316,6 +328,7 @@ impl AsyncWrite for Stream {
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.wire.turn.store(ENDING, Relaxed);
         if self.ending.as_ref().is_none_or(|ending| ending.lingering.is_none()) {
             ready!(each!(self, stream => Pin::new(stream).poll_shutdown(cx)))?;
         }

@@ -165,7 +165,7 @@ impl Worker {
                 Arc::clone(&shared.resolver),
                 Arc::clone(&shared.tls),
                 Arc::clone(&shared.gate.clock),
-                dial::Limits::default(),
+                dial::Limits { connections: limits.upstream_connections, ..dial::Limits::default() },
             ),
             ids: RefCell::new(Ids::new()),
             live: Live::new(shared.gate.clock.instant()),

@@ -27,6 +27,67 @@ fn an_idle_connection_is_closed_and_a_busy_one_is_not() {
 }
 
 #[test]
+fn an_idle_connection_gives_its_memory_back_and_serves_again() {
+    let up = Upstream::http();
+    let mut exeat = House::new()
+        .listener("mesh", Capture::Host)
+        .upstream("up", &up)
+        .policy("base.yaml", &allow_all(&["up"]))
+        .extra("drain: { delay: 1ms, deadline: 20s }")
+        .start();
+    let host = up.authority();
+    let mut idle: Vec<_> = (0..500).map(|_| exeat.wire("mesh")).collect();
+    for (at, wire) in idle.iter_mut().enumerate() {
+        assert_eq!(wire.ask("GET", &format!("/first/{at}"), &host, &[], b"").status, 200);
+    }
+    let held = exeat.memory("VmRSS");
+    until("their buffers to be given back", || (exeat.memory("VmRSS") + 500 * 4 < held).then_some(()));
+    println!("500 idle connections: {held} KiB, at rest {} KiB", exeat.memory("VmRSS"));
+    for (at, wire) in idle.iter_mut().enumerate() {
+        let path = format!("/second/{at}");
+        let mut wire = std::mem::replace(wire, exeat.wire("mesh")).within(Duration::from_secs(20));
+        // In two parts, as one request of two, and with a fault: what comes after the rest is read as strictly as before it.
+        let bytes = request("GET", &path, &host, &[], b"");
+        match at % 3 {
+            0 => {
+                wire.send(&bytes[..9]);
+                wire.send(&bytes[9..]);
+            }
+            1 => wire.send(&[bytes.as_slice(), &request("GET", "/third", &host, &[], b"")].concat()),
+            _ => wire.send(format!("GET {path} HTTP/1.1\nHost: {host}\r\n\r\n").as_bytes()),
+        }
+        let answer = wire.answer("GET");
+        match at % 3 {
+            0 => assert_eq!(answer.status, 200),
+            1 => assert_eq!((answer.status, wire.answer("GET").status), (200, 200)),
+            _ => answer.must_refuse(400, "malformed"),
+        }
+    }
+    let records = || exeat.audit().iter().filter(|record| record["kind"] == "access" && record["outcome"] == "allowed").count();
+    until("a record of each request", || (records() == 500 + 167 + 2 * 167).then_some(()));
+    let began = std::time::Instant::now();
+    exeat.signal(nix::sys::signal::Signal::SIGTERM);
+    assert_eq!(exeat.wait().code(), Some(0));
+    assert!(began.elapsed() < Duration::from_secs(10), "connections at rest do not hold up the end: {:?}", began.elapsed());
+}
+
+#[test]
+fn a_connection_at_rest_is_closed_in_time() {
+    let up = Upstream::http();
+    let exeat = House::new()
+        .listener("mesh", Capture::Host)
+        .upstream("up", &up)
+        .policy("base.yaml", &allow_all(&["up"]))
+        .extra("limits: { keep_alive: 3s }")
+        .start();
+    let mut idle = exeat.wire("mesh").within(Duration::from_secs(20));
+    assert_eq!(idle.ask("GET", "/idle", &up.authority(), &[], b"").status, 200);
+    let began = std::time::Instant::now();
+    assert!(idle.until_end().expect("closed within the time").is_empty());
+    assert!(began.elapsed() > Duration::from_millis(2500), "closed after {:?}", began.elapsed());
+}
+
+#[test]
 fn a_stream_that_falls_silent_is_ended_and_recorded() {
     let (up, shut) = (Upstream::http(), Upstream::https());
     let blind = format!(

@@ -24,6 +24,7 @@ mod broker_api;
 mod canary;
 mod client_cert;
 mod drain;
+mod faults;
 mod harness;
 mod harness_story;
 mod hostile;

@@ -6,6 +6,7 @@ use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -52,6 +53,7 @@ pub struct House {
     extra: String,
     environment: Vec<(String, String)>,
     flags: Vec<String>,
+    under: Vec<String>,
     audit: PathBuf,
     status: u16,
 }
@@ -106,6 +108,7 @@ impl House {
             extra: String::new(),
             environment: Vec::new(),
             flags: Vec::new(),
+            under: Vec::new(),
             audit,
             status: free_port(),
         }
@@ -226,6 +229,12 @@ impl House {
         self
     }
 
+    /// Runs it under a program that becomes it in the end (`prlimit`, `unshare`): its words stand before exeat's.
+    pub fn under(mut self, words: &[&str]) -> Self {
+        self.under = words.iter().map(|word| (*word).to_owned()).collect();
+        self
+    }
+
     /// Keeps the audit file elsewhere.
     pub fn audit_at(mut self, path: &Path) -> Self {
         path.clone_into(&mut self.audit);
@@ -330,6 +339,12 @@ impl Exeat {
         let config = self.config.display().to_string();
         let mut command = command(&["run", "-c", &config]);
         command.args(&self.house.flags);
+        if let Some((program, words)) = self.house.under.split_first() {
+            let mut around = Command::new(program);
+            around.args(words).arg(command.get_program()).args(command.get_args());
+            around.env_clear().env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin").env("HOME", "/nonexistent").stdin(Stdio::null());
+            command = around;
+        }
         for (name, value) in &self.house.environment {
             command.env(name, value);
         }
@@ -384,6 +399,27 @@ impl Exeat {
     /// Its process id.
     pub fn pid(&self) -> Pid {
         Pid::from_raw(i32::try_from(self.child.as_ref().expect("it was started").id()).expect("a pid"))
+    }
+
+    /// Open descriptors, as far as this user may count them.
+    pub fn descriptors(&self) -> Option<usize> {
+        fs::read_dir(format!("/proc/{}/fd", self.pid())).ok().map(Iterator::count)
+    }
+
+    /// A figure of `/proc/PID/status` in KiB: `VmRSS` now, `VmHWM` at its most.
+    pub fn memory(&self, figure: &str) -> u64 {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.pid())).expect("its status");
+        let line = status.lines().find_map(|line| line.strip_prefix(figure)?.strip_prefix(':')?.split_whitespace().next()?.parse().ok());
+        line.unwrap_or_else(|| panic!("{figure} in:\n{status}"))
+    }
+
+    /// Processor time spent so far.
+    pub fn cpu(&self) -> Duration {
+        let stat = fs::read_to_string(format!("/proc/{}/stat", self.pid())).expect("its figures");
+        let fields: Vec<&str> = stat.rsplit(") ").next().expect("fields").split(' ').collect();
+        // utime and stime, the 14th and 15th field of all, in hundredths
+        let hundredths: u64 = fields[11..13].iter().map(|field| field.parse::<u64>().expect("a number")).sum();
+        Duration::from_millis(hundredths * 10)
     }
 
     /// Sends a signal.

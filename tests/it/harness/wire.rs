@@ -84,6 +84,18 @@ impl Wire {
         Self::new(Io::Tcp(stream))
     }
 
+    /// On a connection that is there.
+    pub fn of(stream: TcpStream) -> Self {
+        Self::new(Io::Tcp(stream))
+    }
+
+    /// Ends a TCP connection for every handle of it.
+    pub fn shut(&self) {
+        if let Io::Tcp(stream) = &self.io {
+            let _gone = stream.shutdown(std::net::Shutdown::Both);
+        }
+    }
+
     /// Connects to a unix socket.
     pub fn unix(path: &Path) -> Self {
         Self::new(Io::Unix(UnixStream::connect(path).expect("connects")))

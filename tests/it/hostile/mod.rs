@@ -5,8 +5,11 @@
 //! meant to send, at most once, with exactly the target that the case wrote. A case that must be refused has no request at all there. And
 //! whatever the proxy answers is an answer of the upstream or carries `exeat-refusal`; silence ends in a close.
 
+mod baseline;
+mod callers;
 mod h1;
 mod h2;
+mod upstreams;
 
 use std::collections::{BTreeMap, HashSet};
 use std::io::{Read as _, Write as _};
