@@ -15,7 +15,9 @@ pub(super) fn strip(path: &str, query: &str, scan: &mut Scan<'_>) -> Option<Stri
     let mut target: Option<String> = None;
     let mut begin = 0;
     for pair in query.split('&') {
-        let goes = !pair.is_empty() && credential(pair.as_bytes(), query.as_bytes(), scan);
+        // Some servers part pairs at `;` too. What stands in one part of those cannot be told from the rest, so all of it goes.
+        let goes =
+            pair.split(';').fold(false, |goes, part| goes | (!part.is_empty() && credential(part.as_bytes(), query.as_bytes(), scan)));
         match (&mut target, goes) {
             (None, false) | (Some(_), true) => {}
             (Some(left), false) if left.len() == path.len() && pair.is_empty() => {}
