@@ -265,6 +265,7 @@ impl Slot {
         self.flight.is_none()
             && self.held.as_ref().is_none_or(|held| now >= held.usable_until)
             && self.failure.as_ref().is_none_or(|failure| now >= failure.until)
+            && self.forced.is_none_or(|at| now >= after(at, FORCED_APART))
     }
 }
 
