@@ -33,6 +33,8 @@ pub use verify::{BadLine, Report, verify};
 #[cfg(test)]
 pub(crate) mod samples;
 #[cfg(test)]
+mod model;
+#[cfg(test)]
 mod reading;
 #[cfg(test)]
 mod tests;
