@@ -29,7 +29,7 @@ const LOOK: Duration = Duration::from_millis(250);
 
 /// Why a message is not taken.
 #[derive(Debug, thiserror::Error)]
-enum Malformed {
+pub(super) enum Malformed {
     #[error("it has no X.509-SVID with hint `{0}`")]
     NoHint(Arc<str>),
     #[error("it names `{named}`, its certificate `{proven}`")]
@@ -125,7 +125,8 @@ async fn expire(pod: &Pod, clock: &dyn Clock) {
     }
 }
 
-fn take_svids(pod: &Pod, message: X509Svids, now: Timestamp) -> Result<(), Malformed> {
+/// Takes the whole state that a message is.
+pub(super) fn take_svids(pod: &Pod, message: X509Svids, now: Timestamp) -> Result<(), Malformed> {
     let settings = pod.settings();
     if message.svids.is_empty() {
         pod.withdraw("the Workload API gives this workload no X.509-SVID any more");
@@ -171,7 +172,7 @@ fn take_svids(pod: &Pod, message: X509Svids, now: Timestamp) -> Result<(), Malfo
 }
 
 /// JWT keys never change a connection; a bundle that is absent is trusted no more.
-fn take_jwt(pod: &Pod, message: &JwtBundles) -> Result<(), Malformed> {
+pub(super) fn take_jwt(pod: &Pod, message: &JwtBundles) -> Result<(), Malformed> {
     let bundles = &pod.standing().bundles;
     let next = Bundles::joined(&bundles.x509_only(), &trusted(&message.bundles, Bundle::from_jwk_set)?);
     if next != **bundles {

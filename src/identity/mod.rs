@@ -5,6 +5,8 @@
 //! rejected proof never falls through to another source.
 
 mod client_cert;
+#[cfg(any(test, fuzzing))]
+pub mod fuzz;
 mod config;
 mod fixed;
 mod follow;
@@ -21,6 +23,8 @@ pub use client_cert::{Certificate, ClientCert};
 pub use config::{Around, BeyondTcp, Identity, IdentityConfig, Source};
 pub use fixed::Fixed;
 pub use follow::follow;
+#[cfg(any(test, fuzzing))]
+pub(crate) use kubernetes::fuzz::service_account;
 pub use kubernetes::{Bound, Issuers, Kubernetes, KubernetesSpec, ServiceAccount, TokenRefused};
 pub use pod::{Pod, PodFault, PodIdentity, PodSettings, Pods, Turn};
 pub use spiffe_id::{SpiffeId, SpiffeIdError, is_path_segment, is_trust_domain};

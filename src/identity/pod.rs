@@ -72,6 +72,12 @@ impl Pod {
         }
     }
 
+    /// One that nobody follows and nobody hears of.
+    #[cfg(any(test, fuzzing))]
+    pub(super) fn alone(name: Arc<str>, settings: PodSettings) -> Self {
+        Self::new(name, settings, watch::Sender::new(0), mpsc::channel(1).0)
+    }
+
     /// The identity's name in the configuration.
     #[must_use]
     pub const fn name(&self) -> &Arc<str> {

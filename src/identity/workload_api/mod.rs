@@ -10,4 +10,6 @@ mod messages;
 
 pub(super) use client::{Client, Fault, Stream};
 pub use endpoint::{Endpoint, EndpointError};
+#[cfg(any(test, fuzzing))]
+pub(super) use messages::X509SvidEntry;
 pub(super) use messages::{JwtBundles, X509Svids};
