@@ -55,3 +55,7 @@ pub mod admin;
 pub mod app;
 pub mod demo;
 pub mod cli;
+// -- for fuzzers and tests alone: not in any build that users have
+#[cfg(any(test, fuzzing))]
+#[doc(hidden)]
+pub mod fuzz;

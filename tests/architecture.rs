@@ -45,6 +45,7 @@ const FLOW: &[&str] = &[
     "app",
     "demo",
     "cli",
+    "fuzz",
     "main",
 ];
 
@@ -77,11 +78,20 @@ fn sources(dir: &Path, found: &mut Vec<PathBuf>) {
     }
 }
 
-/// Whether the room's door declares this file as a module of its tests.
+/// Whether the room's door declares this file as a module of its tests or as its fuzz targets: neither is in any build that users have.
 fn is_of_tests(file: &Path) -> bool {
     let (Some(name), Some(folder)) = (file.file_stem(), file.parent()) else { return false };
     let door = fs::read_to_string(folder.join("mod.rs")).unwrap_or_default();
-    door.contains(&format!("#[cfg(test)]\nmod {};", name.to_string_lossy()))
+    let name = name.to_string_lossy();
+    [
+        "#[cfg(test)]\nmod",
+        "#[cfg(any(test, fuzzing))]\nmod",
+        "#[cfg(any(test, fuzzing))]\npub mod",
+        "#[cfg(any(test, fuzzing))]\npub(crate) mod",
+        "#[cfg(any(test, fuzzing))]\npub(super) mod",
+    ]
+    .iter()
+    .any(|declared| door.contains(&format!("{declared} {name};")))
 }
 
 /// Production code of a file: without comment lines, and without what follows `#[cfg(test)]`.

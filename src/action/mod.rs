@@ -4,6 +4,8 @@
 //! method. It never changes the bytes that are forwarded, and refuses (`ambiguous_path` is policy's, `malformed` is ours) what has
 //! no bounded set of readings.
 
+#[cfg(any(test, fuzzing))]
+pub mod fuzz;
 mod http_action;
 mod readings;
 

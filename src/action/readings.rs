@@ -86,8 +86,11 @@ struct Habits {
     escapes: bool,
     backslash: bool,
     parameters: bool,
+    /// Several slashes become one.
     slashes: bool,
     dots: bool,
+    /// A slash at the end means nothing.
+    trailing: bool,
 }
 
 const REFUSED: u8 = 1;
@@ -141,14 +144,15 @@ impl Habits {
             escapes: seen & ESCAPE != 0,
             backslash: seen & BACKSLASH != 0,
             parameters: seen & PARAMETER != 0,
-            slashes: behind_slash & SLASH != 0 || (before == SLASH && path.len() > 1),
+            slashes: behind_slash & SLASH != 0,
             dots: behind_slash & DOT != 0,
+            trailing: before == SLASH && path.len() > 1,
         };
         Ok((habits, slashes))
     }
 
     const fn any(self) -> bool {
-        self.escapes || self.backslash || self.parameters || self.slashes || self.dots
+        self.escapes || self.backslash || self.parameters || self.slashes || self.dots || self.trailing
     }
 
     /// What each level of decoding shows, under each combination of habits, other than the path as written.
@@ -185,8 +189,9 @@ impl Habits {
         let backslash = text.contains('\\');
         let parameters = text.contains(';');
         let dots = text.split(['/', '\\']).any(|segment| matches!(segment.split(';').next(), Some("." | "..")));
-        let slashes = backslash || parameters || dots || text.contains("//") || (text.len() > 1 && text.ends_with('/'));
-        Self { escapes: false, backslash, parameters, slashes, dots }
+        let slashes = backslash || parameters || text.contains("//");
+        let trailing = backslash || parameters || dots || (text.len() > 1 && text.ends_with('/'));
+        Self { escapes: false, backslash, parameters, slashes, dots, trailing }
     }
 
     /// Every subset of the habits found.
@@ -195,7 +200,10 @@ impl Habits {
         choices(self.backslash).iter().flat_map(move |&backslash| {
             choices(self.parameters).iter().flat_map(move |&parameters| {
                 choices(self.slashes).iter().flat_map(move |&slashes| {
-                    choices(self.dots).iter().map(move |&dots| Self { escapes: false, backslash, parameters, slashes, dots })
+                    choices(self.dots).iter().flat_map(move |&dots| {
+                        let whole = Self { escapes: false, backslash, parameters, slashes, dots, trailing: false };
+                        choices(self.trailing).iter().map(move |&trailing| Self { trailing, ..whole })
+                    })
                 })
             })
         })
@@ -214,22 +222,22 @@ impl Habits {
             let last = parts.peek().is_none();
             let part = if self.parameters { part.split(';').next().unwrap_or_default() } else { part };
             match part {
-                "" if self.slashes => {}
-                "." if self.dots => {
-                    if last && !self.slashes {
-                        kept.push("");
-                    }
-                }
+                "" if self.slashes && !last => {}
+                "." if self.dots => {}
                 ".." if self.dots => {
                     if kept.pop().is_none() {
                         return Err(malformed("the path climbs above its root"));
                     }
-                    if last && !self.slashes {
-                        kept.push("");
-                    }
                 }
                 part => kept.push(part),
             }
+            // A path that ends in dots is a folder's.
+            if last && self.dots && matches!(part, "." | "..") {
+                kept.push("");
+            }
+        }
+        if self.trailing && kept.len() > 1 && kept.last().is_some_and(|last| last.is_empty()) {
+            kept.pop();
         }
         Ok(format!("/{}", kept.join("/")))
     }
@@ -304,6 +312,9 @@ mod tests {
         for (path, expected) in [
             ("/a/", &["/a/", "/a"][..]),
             ("/a//b", &["/a//b", "/a/b"]),
+            // nginx serves `/a/`, a router that ignores one slash at the end `/a//b`.
+            ("/a//", &["/a//", "/a/", "/a"]),
+            ("/a//b/", &["/a//b/", "/a//b", "/a/b/", "/a/b"]),
             ("/a/../b", &["/a/../b", "/b"]),
             ("/a/.", &["/a/.", "/a/", "/a"]),
             ("/p/g%2Fx/i", &["/p/g%2Fx/i", "/p/g/x/i"]),
@@ -311,6 +322,8 @@ mod tests {
             ("/a%252Fb", &["/a%252Fb", "/a%2Fb", "/a/b"]),
             ("/100%25", &["/100%25", "/100%"]),
             ("/a;v=1/b", &["/a;v=1/b", "/a/b"]),
+            // The backslash is part of a parameter, or parts the path.
+            ("/a/;b\\c", &["/a/;b\\c", "/a/", "/a", "/a/;b/c", "/a//c", "/a/c"]),
             ("/x\\y", &["/x\\y", "/x/y"]),
             ("/public/..;/admin", &["/public/..;/admin", "/public/../admin", "/admin"]),
             ("/caf%E9", &["/caf%E9", "/caf\u{fffd}"]),

@@ -9,6 +9,8 @@ mod access;
 mod chain;
 mod circumstances;
 mod event;
+#[cfg(any(test, fuzzing))]
+pub mod fuzz;
 mod json;
 mod ledger;
 mod read;
@@ -31,8 +33,10 @@ pub use sink::{AuditSink, Orphan, SinkError, Tail};
 pub use sinks::{FileOptions, FileSink, StdoutSink};
 pub use verify::{BadLine, Report, verify};
 
-#[cfg(test)]
+#[cfg(any(test, fuzzing))]
 pub(crate) mod samples;
+#[cfg(test)]
+mod model;
 #[cfg(test)]
 mod reading;
 #[cfg(test)]

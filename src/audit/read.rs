@@ -18,7 +18,7 @@ use super::verify::BadLine;
 use crate::clock::Timestamp;
 
 /// No line of ours is longer: a head has at most 64 KiB.
-const LONGEST: u64 = 1 << 20;
+pub(super) const LONGEST: u64 = 1 << 20;
 
 /// The lines of one audit path in the order of the chain; an iterator that ends at the first bad line.
 #[derive(Debug)]

@@ -90,6 +90,7 @@ fn what_was_changed_is_no_evidence() {
     assert_eq!(bad(format!("{text}{{\"seq\":9,\"prev\":\"00")), None, "a line that is being written");
     assert_eq!(bad(format!("{text}not a line\n")).unwrap().1, "it has not the form of an audit line");
     assert!(bad(text + &"x".repeat(2 << 20)).unwrap().1.contains("longer"));
+    assert!(verify(&dir.path().join("forged.jsonl"), None).unwrap_err().why.contains("longer"), "whoever verifies it is no more patient");
     assert!(Reader::open(&dir.path().join("absent.jsonl"), None).unwrap_err().to_string().contains("no audit file"));
 }
 

@@ -1,4 +1,5 @@
 //! Passages for tests of this room and of the rooms that read it.
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic, reason = "a world of tests and fuzz targets fails loudly")]
 
 use std::sync::Arc;
 use std::time::Duration;

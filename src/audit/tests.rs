@@ -135,13 +135,34 @@ fn open_passages_of_a_killed_process_are_closed_as_lost() {
 
     let cut = verify(&killed, None).unwrap_err();
     assert_eq!((cut.seq, cut.line), (4, 5), "{cut}");
-    assert!(start(&killed, FileOptions::default(), None).stop(LONG));
+    let again = start(&killed, FileOptions::default(), None);
+    assert_eq!(again.standing().written, 6, "what a former process wrote, and the start's own lines, are counted from the beginning");
+    assert!(again.stop(LONG));
     let lines = lines(&killed);
     assert_eq!((&lines[4]["at"], &lines[4]["cut"]), (&"start".into(), &19.into()));
     assert_eq!((&lines[5]["kind"], &lines[5]["opened"]), (&"lost".into(), &2.into()));
     assert_eq!(lines[5]["id"], "00000000000000000000000000000002");
     let report = verify(&killed, None).unwrap();
     assert_eq!((report.lost, report.seams, report.starts, report.sealed), (1, 1, 2, true));
+}
+
+#[test]
+fn a_kill_between_two_segments_loses_no_open_passage() {
+    let dir = tempfile::tempdir().unwrap();
+    let ledger = start(&dir.path().join("audit.jsonl"), FileOptions::default(), None);
+    let open = ledger.reserve().unwrap();
+    open.opened(&allowed(7));
+    until(|| kinds(&dir.path().join("audit.jsonl")).len() == 2);
+    // The full segment has its new name, and the next one has no line yet.
+    let killed = dir.path().join("killed");
+    fs::create_dir(&killed).unwrap();
+    fs::copy(dir.path().join("audit.jsonl"), killed.join("audit-00000000000000000000.jsonl")).unwrap();
+    open.close(Box::new(allowed(7)));
+    assert!(ledger.stop(LONG));
+    assert!(start(&killed, FileOptions::default(), None).stop(LONG));
+    let lines = lines(&killed.join("audit.jsonl"));
+    assert_eq!((&lines[1]["kind"], &lines[1]["id"]), (&"lost".into(), &"00000000000000000000000000000007".into()));
+    assert_eq!(verify(&killed, None).unwrap().lost, 1);
 }
 
 #[test]

@@ -1,10 +1,11 @@
 //! Verifying a chain: reads every line of every segment and names the first one that is bad.
 
 use std::fs::File;
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Read as _};
 use std::path::{Path, PathBuf};
 
 use super::chain::{Head, Link};
+use super::read::LONGEST;
 use super::seal::{At, mac_holds};
 use super::sinks::segments;
 use crate::secret::FingerprintKey;
@@ -67,10 +68,15 @@ pub fn verify(path: &Path, key: Option<&FingerprintKey>) -> Result<Report, BadLi
         let (mut line, mut number) = (Vec::new(), 0);
         loop {
             line.clear();
-            if reader.read_until(b'\n', &mut line).map_err(|error| unreadable(&file, error.to_string()))? == 0 {
+            // A file that somebody else wrote must not fill the memory of whoever looks at it.
+            if reader.by_ref().take(LONGEST).read_until(b'\n', &mut line).map_err(|error| unreadable(&file, error.to_string()))? == 0 {
                 break;
             }
             number += 1;
+            if line.len() as u64 == LONGEST {
+                let seq = walk.head.map_or(0, |head| head.next);
+                return Err(BadLine { file, line: number, seq, why: "it is longer than any line of exeat's".to_owned() });
+            }
             walk.step(&file, number, &line)?;
         }
     }

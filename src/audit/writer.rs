@@ -144,6 +144,7 @@ impl<O: FnMut(&Circumstances<'_>)> Writer<O> {
         writer.parts.sink.append(&writer.buffer)?;
         writer.parts.sink.sync(true)?;
         writer.buffer.clear();
+        writer.parts.counters.written.store(writer.head.next, Ordering::Relaxed);
         Ok(writer)
     }
 

@@ -7,6 +7,8 @@ mod arrival;
 mod cgroup;
 mod config;
 mod destination;
+#[cfg(any(test, fuzzing))]
+pub mod fuzz;
 mod head;
 mod hold;
 mod process;

@@ -95,6 +95,26 @@ fn the_right_file_is_right() {
 }
 
 #[test]
+fn a_network_that_could_hold_no_address_is_a_mistake() {
+    let told =
+        |network: &str| mistakes(&[("credentials: [jwt]", &format!("credentials: [jwt]\n    reach: {{ networks: [\"{network}\"] }}"))]);
+    for (network, meant) in [("::ffff:10.0.0.0/104", "10.0.0.0/8"), ("::ffff:aaf1:f/124", "170.241.0.0/28"), ("::ffff:0:0/96", "0.0.0.0/0")]
+    {
+        let told = told(network);
+        assert!(told.contains("holds no address") && told.contains(&format!("did you mean `{meant}`?")), "{told}");
+    }
+}
+
+/// YAML ends a line, and a comment with it, at a carriage return; editors and reviews show one line.
+#[test]
+fn nothing_hides_behind_a_carriage_return() {
+    let hidden = RIGHT.replacen("status:", "# nothing to see\rtelemetry: { sampler: always_off }\nstatus:", 1);
+    let told = Desk::new().errors(hidden);
+    assert!(told.starts_with("error: a carriage return stands alone") && told.contains("exeat.yaml:18:17"), "{told}");
+    Desk::new().load(RIGHT.replace('\n', "\r\n")).unwrap();
+}
+
+#[test]
 fn the_form() {
     insta::assert_snapshot!(mistakes(&[
         ("listeners:", "listners:"),

@@ -6,6 +6,8 @@
 //! It fails to diagnostics, never to half a configuration.
 
 mod credential;
+#[cfg(any(test, fuzzing))]
+pub mod fuzz;
 mod file;
 mod limits;
 mod listeners;

@@ -4,6 +4,8 @@
 //! why; and revocations, published, made durable and settled before they are acknowledged. It never publishes half of a change and never
 //! forgets a failure: [`LastReload`] tells readiness, metrics and people how it stands.
 
+#[cfg(any(test, fuzzing))]
+pub mod fuzz;
 mod kept;
 mod leasing;
 mod recall;

@@ -111,6 +111,7 @@ async fn ask_issuers(asked: Vec<Ask>, ledger: Ledger, metrics: Metrics) {
 #[cfg(test)]
 mod tests {
     use std::sync::Mutex;
+    use std::sync::atomic::{AtomicUsize, Ordering};
 
     use super::*;
     use crate::audit::{FileOptions, FileSink, Options};
@@ -208,6 +209,85 @@ mod tests {
         let text = tokio::time::timeout(Duration::from_secs(20), recorded).await.expect("recorded");
         assert!(text.contains("unsupported_token_type"), "{text}");
         assert_eq!(issuer.0.lock().unwrap().len(), 2);
+        assert!(ledger.stop(Duration::from_secs(20)));
+    }
+
+    /// Answers when a place is given, and counts who waits.
+    struct Slow {
+        places: tokio::sync::Semaphore,
+        waiting: AtomicUsize,
+        most: AtomicUsize,
+        answered: AtomicUsize,
+    }
+
+    impl CredentialProvider for Slow {
+        fn issue(&self, _: IssueRequest) -> Issuing<'_, Result<Issued, IssueError>> {
+            Box::pin(std::future::pending())
+        }
+
+        fn revokes(&self) -> bool {
+            true
+        }
+
+        fn revoke(&self, _: Recall) -> Issuing<'_, Result<(), IssueError>> {
+            Box::pin(async {
+                let now = self.waiting.fetch_add(1, Ordering::SeqCst) + 1;
+                self.most.fetch_max(now, Ordering::SeqCst);
+                self.places.acquire().await.unwrap().forget();
+                self.waiting.fetch_sub(1, Ordering::SeqCst);
+                self.answered.fetch_add(1, Ordering::SeqCst);
+                Ok(())
+            })
+        }
+    }
+
+    #[tokio::test]
+    async fn sixteen_issuers_are_asked_at_one_time_and_all_in_the_end() {
+        let dir = tempfile::tempdir().unwrap();
+        let sink = FileSink::open(&dir.path().join("audit.jsonl"), FileOptions::default()).unwrap();
+        let ledger = Ledger::start(Box::new(sink), |_| {}, Arc::new(SystemClock), Options::default()).unwrap();
+        let [waiting, most, answered] = std::array::from_fn(|_| AtomicUsize::new(0));
+        let slow = Arc::new(Slow { places: tokio::sync::Semaphore::new(0), waiting, most, answered });
+        let oauth = definition("oauth", Arc::clone(&slow) as Arc<dyn CredentialProvider>);
+        let gone = (0..40).map(|grant| discarded(&grant.to_string(), &oauth, 5)).collect();
+        let snapshot = Snapshot { definitions: Definitions::new([oauth]), ..Snapshot::empty("test") };
+        assert_eq!(recall(gone, &snapshot, &ledger, &Metrics::new()).issuer_asked, 40);
+        for answers in 0..40 {
+            for _ in 0..50 {
+                tokio::task::yield_now().await;
+            }
+            let asked = slow.waiting.load(Ordering::SeqCst);
+            assert_eq!(asked, AT_ONCE.min(40 - answers), "after {answers} answers");
+            slow.places.add_permits(1);
+        }
+        let all = async {
+            while slow.answered.load(Ordering::SeqCst) < 40 {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(20), all).await.expect("all are asked");
+        assert_eq!(slow.most.load(Ordering::SeqCst), AT_ONCE);
+        assert!(ledger.stop(Duration::from_secs(20)));
+    }
+
+    #[tokio::test]
+    async fn an_issuer_that_keeps_silent_is_not_waited_for() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("audit.jsonl");
+        let sink = FileSink::open(&file, FileOptions::default()).unwrap();
+        let ledger = Ledger::start(Box::new(sink), |_| {}, Arc::new(SystemClock), Options::default()).unwrap();
+        let [waiting, most, answered] = std::array::from_fn(|_| AtomicUsize::new(0));
+        let silent = Arc::new(Slow { places: tokio::sync::Semaphore::new(0), waiting, most, answered });
+        let oauth = definition("oauth", Arc::clone(&silent) as Arc<dyn CredentialProvider>);
+        let gone = vec![discarded("1", &oauth, 5)];
+        let snapshot = Snapshot { definitions: Definitions::new([oauth]), ..Snapshot::empty("test") };
+        recall(gone, &snapshot, &ledger, &Metrics::new());
+        let told = async {
+            while !std::fs::read_to_string(&file).unwrap().contains("its issuer did not answer within 5 s") {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        };
+        tokio::time::timeout(PATIENCE * 4, told).await.expect("told after 5 s");
         assert!(ledger.stop(Duration::from_secs(20)));
     }
 }

@@ -37,7 +37,8 @@ pub(super) fn read(path: &Path) -> io::Result<Lines> {
     Ok(parse(&String::from_utf8_lossy(&bytes)))
 }
 
-fn parse(text: &str) -> Lines {
+/// Reads what stands in it.
+pub(super) fn parse(text: &str) -> Lines {
     let mut lines = Lines::default();
     let mut mistakes = Vec::new();
     for (number, line) in text.lines().enumerate() {

@@ -14,6 +14,8 @@ mod credential;
 mod definition;
 mod event;
 mod flight;
+#[cfg(test)]
+mod model;
 mod provider;
 pub mod providers;
 mod rehearsal;

@@ -283,6 +283,7 @@ impl Slot {
         self.flight.is_none()
             && self.held.as_ref().is_none_or(|held| !held.is_usable(now))
             && self.failure.as_ref().is_none_or(|failure| !failure.holds(now))
+            && self.forced.is_none_or(|at| now >= after(at, FORCED_APART))
     }
 }
 

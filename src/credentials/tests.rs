@@ -80,11 +80,11 @@ struct House {
     terms: Arc<GrantTerms>,
 }
 
-fn workload(name: &str) -> Arc<Workload> {
+pub(super) fn workload(name: &str) -> Arc<Workload> {
     Arc::new(Workload { id: SpiffeId::parse(&format!("spiffe://t/{name}")).unwrap(), attestation: Attestation::Fixed })
 }
 
-fn upstream(name: &str, host: &str) -> Arc<Upstream> {
+pub(super) fn upstream(name: &str, host: &str) -> Arc<Upstream> {
     Arc::new(Upstream {
         index: UpstreamIndex(0),
         name: name.into(),
@@ -103,12 +103,12 @@ fn upstream(name: &str, host: &str) -> Arc<Upstream> {
     })
 }
 
-fn profile(ttl: Duration) -> Arc<Profile> {
+pub(super) fn profile(ttl: Duration) -> Arc<Profile> {
     let scopes: Arc<[Arc<str>]> = Arc::from(["a".into(), "b".into()]);
     Arc::new(Profile { name: "c".into(), kind: "test", audience: None, scopes: Some(scopes), ttl, placement: Placement::Bearer })
 }
 
-fn terms(profile: &Arc<Profile>, scopes: &[&str]) -> Arc<GrantTerms> {
+pub(super) fn terms(profile: &Arc<Profile>, scopes: &[&str]) -> Arc<GrantTerms> {
     let scopes: Arc<[Arc<str>]> = scopes.iter().map(|scope| Arc::from(*scope)).collect();
     Arc::new(GrantTerms { profile: Arc::clone(profile), scopes: Some(scopes), ttl: profile.ttl })
 }

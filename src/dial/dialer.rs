@@ -244,5 +244,8 @@ where
 }
 
 #[cfg(test)]
+#[path = "pool_model.rs"]
+mod pool_model;
+#[cfg(test)]
 #[path = "tests.rs"]
 mod tests;

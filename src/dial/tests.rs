@@ -27,21 +27,21 @@ use crate::clock::{ManualClock, Timestamp};
 use crate::identity::{Attestation, SpiffeId, Workload};
 use crate::refusal::Code;
 
-type TestBody = UnsyncBoxBody<Bytes, Infallible>;
+pub(super) type TestBody = UnsyncBoxBody<Bytes, Infallible>;
 
 /// Runs a test as a worker does: one thread, one `LocalSet`.
 async fn worker<F: Future>(test: F) -> F::Output {
     LocalSet::new().run_until(test).await
 }
 
-fn dialer() -> (Arc<ManualClock>, Dialer<TestBody>) {
+pub(super) fn dialer() -> (Arc<ManualClock>, Dialer<TestBody>) {
     let clock = Arc::new(ManualClock::new(Timestamp::UNIX_EPOCH));
     let resolver = Resolver::new(OwnListeners::default(), Arc::clone(&clock) as _, Box::new(|_| Ok(vec!["127.0.0.1".parse().unwrap()])));
     let dialer = Dialer::new(Arc::new(resolver), Arc::new(ClientConfigs::new()), Arc::clone(&clock) as _, Limits::default());
     (clock, dialer)
 }
 
-fn upstream(change: impl FnOnce(&mut Upstream)) -> Arc<Upstream> {
+pub(super) fn upstream(change: impl FnOnce(&mut Upstream)) -> Arc<Upstream> {
     let mut upstream = Upstream {
         index: UpstreamIndex(0),
         name: "ledger".into(),
@@ -62,15 +62,15 @@ fn upstream(change: impl FnOnce(&mut Upstream)) -> Arc<Upstream> {
     Arc::new(upstream)
 }
 
-fn destination(scheme: Scheme, host: &str, port: u16) -> Destination {
+pub(super) fn destination(scheme: Scheme, host: &str, port: u16) -> Destination {
     Destination { scheme, host: Host::parse(host).unwrap(), port }
 }
 
-fn hop<'a>(upstream: &'a Arc<Upstream>, destination: &'a Destination) -> Hop<'a> {
+pub(super) fn hop<'a>(upstream: &'a Arc<Upstream>, destination: &'a Destination) -> Hop<'a> {
     Hop { upstream, destination, generation: 1, workload: None, standing: None, upgrade: false }
 }
 
-fn get(path: &str) -> Request<TestBody> {
+pub(super) fn get(path: &str) -> Request<TestBody> {
     Request::get(path).body(Empty::new().boxed_unsync()).unwrap()
 }
 

@@ -222,7 +222,7 @@ pub(super) fn take_svids(followed: &Followed, message: X509Svids, now: Timestamp
 }
 
 /// JWT keys never change a connection; a bundle that is absent is trusted no more.
-fn take_jwt(followed: &Followed, message: &JwtBundles) -> Result<(), Malformed> {
+pub(super) fn take_jwt(followed: &Followed, message: &JwtBundles) -> Result<(), Malformed> {
     let bundles = &followed.standing().bundles;
     let next = Bundles::joined(&bundles.x509_only(), &trusted(&message.bundles, Bundle::from_jwk_set)?);
     if next != **bundles {

@@ -6,6 +6,8 @@
 
 mod broker_api;
 mod client_cert;
+#[cfg(any(test, fuzzing))]
+pub mod fuzz;
 mod config;
 mod fixed;
 mod follow;
@@ -27,6 +29,8 @@ pub use config::{Around, BeyondTcp, Identity, IdentityConfig, Source};
 pub use fixed::Fixed;
 pub use followed::Turn;
 pub use jwt_svid::JwtSvidFault;
+#[cfg(any(test, fuzzing))]
+pub(crate) use kubernetes::fuzz::service_account;
 pub use kubernetes::{Bound, Issuers, Kubernetes, KubernetesSpec, ServiceAccount, TokenRefused};
 pub use pod::{Pod, PodIdentity, PodSettings};
 pub use pods::Pods;

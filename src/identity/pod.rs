@@ -48,6 +48,13 @@ impl Pod {
         Self { settings, followed: Followed::new(about, heralds) }
     }
 
+    /// One that nobody follows and nobody hears of.
+    #[cfg(any(test, fuzzing))]
+    pub(super) fn alone(name: Arc<str>, settings: PodSettings) -> Self {
+        let heralds = Heralds { changed: tokio::sync::watch::Sender::new(0), turns: tokio::sync::mpsc::channel(1).0 };
+        Self::new(name, settings, heralds)
+    }
+
     /// The identity's name in the configuration.
     #[must_use]
     pub const fn name(&self) -> &Arc<str> {

@@ -222,7 +222,8 @@ impl SigningKey {
         Ok(Secret::new(token.as_bytes().to_vec()))
     }
 
-    fn signature(&self, message: &[u8]) -> Result<Vec<u8>, JoseError> {
+    /// Of this very message.
+    pub(super) fn signature(&self, message: &[u8]) -> Result<Vec<u8>, JoseError> {
         let failed = |_| JoseError::Crypto("signing");
         match &self.pair {
             Pair::Ec(pair) => Ok(pair.sign(&SystemRandom::new(), message).map_err(failed)?.as_ref().to_vec()),

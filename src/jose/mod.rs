@@ -6,6 +6,8 @@
 //! that what we sign is what others read. Time is passed in. Tokens of other issuers ([`Jws`]) are read with their own [`ForeignKey`]s,
 //! of every RS, ES and PS algorithm (RFC 7518 section 3.1).
 
+#[cfg(any(test, fuzzing))]
+pub mod fuzz;
 mod foreign;
 mod jws;
 

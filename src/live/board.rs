@@ -191,6 +191,7 @@ fn hold<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
     use std::task::Poll;
 
     use futures_util::poll;
@@ -219,5 +220,60 @@ mod tests {
         drop(two);
         assert_eq!(poll!(settled.as_mut()), Poll::Ready(()));
         live.settled(number).await;
+    }
+
+    /// Workers on threads of their own, each of which judges and holds in one step: when a revocation has settled, nobody holds what it took
+    /// away, nobody begins it again, and what was not revoked is left alone.
+    #[test]
+    fn when_a_revocation_has_settled_no_thread_holds_what_it_took_away() {
+        const WORKERS: usize = 3;
+        const ROUNDS: u64 = 300;
+        let target = |number: u64| Target::Lease(format!("l{number}").into());
+        let live = Arc::new(Live::default());
+        let held: Arc<Vec<Mutex<BTreeSet<u64>>>> = Arc::new((0..WORKERS).map(|_| Mutex::default()).collect());
+        let over = Arc::new(AtomicU64::new(0));
+        let workers: Vec<_> = (0..WORKERS)
+            .map(|worker| {
+                let (live, held, over, mut follower) = (Arc::clone(&live), Arc::clone(&held), Arc::clone(&over), live.follow());
+                std::thread::spawn(move || {
+                    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+                    runtime.block_on(async {
+                        while over.load(Ordering::SeqCst) < ROUNDS {
+                            // What is about to be revoked, and what never is.
+                            for wanted in [over.load(Ordering::SeqCst) + 1, ROUNDS + 1] {
+                                let settled = over.load(Ordering::SeqCst);
+                                if live.blocks().get(&target(wanted)).is_none() {
+                                    assert!(wanted > settled, "{wanted} is admitted after {settled} were acknowledged");
+                                    hold(&held[worker]).insert(wanted);
+                                }
+                            }
+                            let news = tokio::select! {
+                                biased;
+                                news = follower.changed() => news,
+                                () = tokio::task::yield_now() => continue,
+                            };
+                            hold(&held[worker]).retain(|one| live.blocks().get(&target(*one)).is_none());
+                            follower.done(news.unwrap());
+                        }
+                    });
+                })
+            })
+            .collect();
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+        for number in 1..=ROUNDS {
+            let block = Block::new(target(number), "drill", "test", Timestamp::UNIX_EPOCH);
+            let news = live.change(|blocks| blocks.add(block)).unwrap();
+            let settled = runtime.block_on(async { tokio::time::timeout(std::time::Duration::from_secs(20), live.settled(news)).await });
+            settled.expect("every worker follows");
+            for worker in held.iter() {
+                let held = hold(worker);
+                assert!(!held.contains(&number), "{number} is held after its revocation has settled");
+            }
+            over.store(number, Ordering::SeqCst);
+        }
+        for worker in workers {
+            worker.join().unwrap();
+        }
+        assert!(held.iter().any(|held| hold(held).contains(&(ROUNDS + 1))), "what nobody revoked is held still");
     }
 }

@@ -387,6 +387,30 @@ fn a_rule_with_a_lease_needs_one_and_no_broader_rule_takes_its_place() {
 }
 
 #[test]
+fn a_lease_counts_for_sixty_four_rules_and_the_others_wait_in_vain() {
+    use std::fmt::Write as _;
+
+    use super::testing::lease;
+    let mut rules = String::new();
+    for rule in 0..66 {
+        let counted = "lease: { kind: many, max_ttl: 10m, max_uses: 2 }";
+        writeln!(rules, "  - {{ id: r{rule}, effect: allow, methods: [POST], paths: [/r/{rule}], grant: none, {counted} }}").unwrap();
+    }
+    let (set, live) = (set(&rules), crate::live::Live::default());
+    lease(&live, "many", None);
+    let asked = |rule: u32| ask("stripe", &format!("POST /r/{rule}")).decide_with(&set, &live);
+    for rule in 0..64 {
+        assert_eq!(line(&asked(rule)), format!("allow r{rule} bare"));
+    }
+    for rule in 64..66 {
+        let decision = asked(rule);
+        assert!(decision.outcome.is_err() && decision.unreserved.is_some(), "{}", line(&decision));
+    }
+    assert_eq!(line(&asked(0)), "allow r0 bare", "those that are counted go on");
+    assert_eq!(line(&asked(0)), "lease_spent r0");
+}
+
+#[test]
 fn a_live_passage_is_judged_again_without_paying() {
     use super::testing::lease;
     let set = set(r#"

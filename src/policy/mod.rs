@@ -16,6 +16,8 @@ mod cost;
 mod decision;
 mod document;
 mod explain;
+#[cfg(any(test, fuzzing))]
+pub mod fuzz;
 mod going;
 mod index;
 mod pattern;
@@ -41,7 +43,7 @@ mod differential;
 mod hostile;
 #[cfg(test)]
 mod mistakes;
-#[cfg(test)]
+#[cfg(any(test, fuzzing))]
 mod testing;
 
 pub use bounds::Bounds;

@@ -1,4 +1,5 @@
 //! The world of this room's tests: a small catalogue, its credentials, and requests made from one line.
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic, reason = "a world of tests and fuzz targets fails loudly")]
 
 use std::sync::Arc;
 use std::time::Duration;

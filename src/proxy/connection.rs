@@ -197,7 +197,8 @@ fn poll_some(stream: &mut Stream, cx: &mut Context<'_>, seen: &mut Vec<u8>) -> P
     Poll::Ready(Ok(buffer.filled().len()))
 }
 
-fn tell(seen: &[u8]) -> Option<First> {
+/// What these first bytes are; `None` while they may still be either.
+pub(super) fn tell(seen: &[u8]) -> Option<First> {
     match seen {
         [] => None,
         [0x16, ..] => Some(First::Tls),

@@ -28,6 +28,8 @@ mod stream;
 mod tunnel;
 mod upgrade;
 mod worker;
+#[cfg(any(test, fuzzing))]
+pub mod fuzz;
 
 pub use forward::Via;
 pub use limits::Limits;

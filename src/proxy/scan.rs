@@ -51,10 +51,13 @@ pub(super) struct Scan {
     connect: bool,
 }
 
-/// The beginning of a line (enough for a field name and a short value) and its last byte.
+/// How much of a line is looked at, whether it comes whole or in pieces: a name and a short value.
+const LOOKED_AT: usize = 48;
+
+/// The beginning of a line and its last byte.
 #[derive(Debug)]
 struct Line {
-    start: [u8; 48],
+    start: [u8; LOOKED_AT],
     kept: usize,
     length: usize,
     last: u8,
@@ -70,7 +73,7 @@ struct Framing {
 
 impl Line {
     const fn empty() -> Self {
-        Self { start: [0; 48], kept: 0, length: 0, last: 0 }
+        Self { start: [0; LOOKED_AT], kept: 0, length: 0, last: 0 }
     }
 
     fn clear(&mut self) {
@@ -186,7 +189,7 @@ impl Scan {
         if ended && self.line.length == 0 {
             // The whole line lies in this buffer: no copy.
             match line.split_last() {
-                Some((b'\r', content)) => self.line_ended(content),
+                Some((b'\r', content)) => self.line_ended(content.get(..LOOKED_AT).unwrap_or(content), content.len() > LOOKED_AT),
                 Some(_) | None => self.fault = Some(BARE_LF),
             }
             return rest;
@@ -195,7 +198,7 @@ impl Scan {
         if ended {
             let line = std::mem::replace(&mut self.line, Line::empty());
             if line.last == b'\r' {
-                self.line_ended(line.kept());
+                self.line_ended(line.kept(), line.length > LOOKED_AT + 1);
             } else {
                 self.fault = Some(BARE_LF);
             }
@@ -203,16 +206,16 @@ impl Scan {
         rest
     }
 
-    /// A complete line, without CRLF; cut at 48 bytes when it came in several reads.
-    fn line_ended(&mut self, line: &[u8]) {
+    /// What is looked at of a complete line, without CRLF, and whether that is not all of it.
+    fn line_ended(&mut self, line: &[u8], cut: bool) {
         match self.at {
             At::RequestLine => {
                 self.connect = line.starts_with(b"CONNECT ");
                 self.at = At::Fields;
             }
             At::Fields if line.is_empty() => self.head_ended(),
-            At::Fields => self.field(line),
-            At::ChunkSize => match chunk_size(line) {
+            At::Fields => self.field(line, cut),
+            At::ChunkSize => match chunk_size(line, cut) {
                 Some(0) => self.at = At::Trailers,
                 Some(size) => self.at = At::ChunkData(size),
                 None => self.fault = Some("a chunk size is not hexadecimal"),
@@ -222,7 +225,12 @@ impl Scan {
         }
     }
 
-    fn field(&mut self, line: &[u8]) {
+    fn field(&mut self, line: &[u8], cut: bool) {
+        // Of a length that goes on where nobody looks, a part is another length.
+        if cut && (value_of(line, b"content-length").is_some() || value_of(line, b"transfer-encoding").is_some()) {
+            self.fault = Some("a field that frames the body is too long");
+            return;
+        }
         match line.first() {
             Some(b'c' | b'C') => {
                 if let Some(value) = value_of(line, b"content-length") {
@@ -285,14 +293,14 @@ fn parse_decimal(value: &[u8]) -> Option<u64> {
 }
 
 /// RFC 9112 section 7.1: hexadecimal digits, then an extension that is ignored.
-fn chunk_size(line: &[u8]) -> Option<u64> {
+fn chunk_size(line: &[u8], cut: bool) -> Option<u64> {
     let digits = line.iter().take_while(|byte| byte.is_ascii_hexdigit()).count();
     if digits == 0 || digits > 15 {
         return None;
     }
     let (size, rest) = line.split_at_checked(digits)?;
     let rest = rest.trim_ascii_start();
-    if !(rest.is_empty() || rest.first() == Some(&b';')) {
+    if !((rest.is_empty() && !cut) || rest.first() == Some(&b';')) {
         return None;
     }
     size.iter().try_fold(0_u64, |sum, digit| char::from(*digit).to_digit(16).map(|digit| sum * 16 + u64::from(digit)))
@@ -326,6 +334,8 @@ mod tests {
         assert_eq!(scanned("GET / HTTP/1.1\r\nHost: a\r\n\r\n"), (1, None));
         assert_eq!(scanned("\r\nGET / HTTP/1.1\r\nHost: a\r\n\r\nGET /2 HTTP/1.1\r\nHost: a\r\n\r\n"), (2, None));
         assert_eq!(scanned("POST / HTTP/1.1\r\ncontent-length: 5\r\n\r\n\n\n\n\n\nGET / HTTP/1.1\r\n\r\n"), (2, None));
+        let long = format!("POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n3;{}z\r\nabc\r\n0\r\n\r\n", "x".repeat(60));
+        assert_eq!(scanned(&long), (1, None));
         let chunked = "POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n3;x=y\r\n\n\n\n\r\nA\r\n0123456789\r\n0\r\nt: v\r\n\r\nGET / HTTP/1.1\r\n\r\n";
         assert_eq!(scanned(chunked), (2, None));
         assert_eq!(scanned("CONNECT a:443 HTTP/1.1\r\n\r\n\u{16}\n\n\n"), (1, None));
@@ -344,10 +354,14 @@ mod tests {
             ("POST / HTTP/1.1\r\nTransfer-Encoding: gzip, chunked\r\n\r\n", 0),
             ("POST / HTTP/1.1\r\nContent-Length: +1\r\n\r\n", 0),
             ("GET / HTTP/1.1\r\nHost: a\r\n b\r\n\r\n", 0),
+            // What is beyond the bytes that are kept of a line in pieces would be another length.
+            ("POST / HTTP/1.1\r\nContent-Length:                               12345\r\n\r\nx", 0),
+            ("POST / HTTP/1.1\r\nTransfer-Encoding:                           chunked\r\n\r\n0\r\n\r\n", 0),
             ("POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n1\nx\r\n", 1),
             ("POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n1\r\nxx\r\n", 1),
             ("POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n1\r\nx\n\n", 1),
             ("POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\nz\r\n", 1),
+            ("POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n3                                                  z\r\n", 1),
             ("POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n0\r\nt: v\n\r\n", 1),
         ] {
             let (seen, fault) = scanned(bytes);

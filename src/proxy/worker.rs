@@ -143,13 +143,18 @@ pub(super) struct Worker {
     http2: http2::Builder<Here>,
 }
 
+/// HTTP/1 as it is read here.
+pub(super) fn http1(limits: &Limits) -> http1::Builder {
+    let mut http1 = http1::Builder::new();
+    // Deadlines of heads are the connection's (see `connection`), so hyper needs no timer, and none per request.
+    http1.keep_alive(true).half_close(false).pipeline_flush(false).auto_date_header(false).max_buf_size(limits.head.bytes.max(8192));
+    http1
+}
+
 impl Worker {
     /// Made on the thread that it will stay on.
     pub(super) fn new(shared: Arc<Shared>) -> Rc<Self> {
         let limits = shared.limits;
-        let mut http1 = http1::Builder::new();
-        // Deadlines of heads are the connection's (see `connection`), so hyper needs no timer, and none per request.
-        http1.keep_alive(true).half_close(false).pipeline_flush(false).auto_date_header(false).max_buf_size(limits.head.bytes.max(8192));
         let mut http2 = http2::Builder::new(Here);
         http2
             .max_concurrent_streams(limits.streams)
@@ -172,7 +177,7 @@ impl Worker {
             connections: RefCell::default(),
             draining: Cell::new(false),
             no_policy: "".into(),
-            http1,
+            http1: http1(&limits),
             http2,
             shared,
         })

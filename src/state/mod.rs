@@ -4,6 +4,8 @@
 //! a file, or, where an acknowledgement waits for it, overwritten in place ([`State::overwrite`]).
 
 mod directory;
+#[cfg(any(test, fuzzing))]
+pub mod fuzz;
 mod slots;
 
 pub use directory::{State, StateError};

@@ -166,6 +166,42 @@ mod tests {
         examine(parts, &Rules::default(), &key())
     }
 
+    /// gRPC over HTTP/2, "Custom-Metadata": several values of one name may be joined with commas, and padding is the sender's to choose.
+    #[test]
+    fn every_value_of_binary_metadata_is_looked_at() {
+        use base64::Engine as _;
+        use base64::engine::general_purpose::{STANDARD, STANDARD_NO_PAD};
+        for token in [JWT.to_owned(), format!("{JWT}i"), format!("{JWT}ij")] {
+            let (padded, bare) = (STANDARD.encode(&token), STANDARD_NO_PAD.encode(&token));
+            let joined = [format!("AAEC,{padded}"), format!("{bare}, AAEC"), format!("AA==,{bare},AA==")];
+            for value in [padded.clone(), bare.clone(), format!("{padded} "), format!(" {bare}")].into_iter().chain(joined) {
+                let parts = head("/", &[("x-trace-bin", &value)]);
+                let stripped = strip(&parts);
+                assert_eq!(stripped.findings().len(), 1, "{value:?}");
+                assert!(applied(&parts, &stripped).headers.is_empty(), "{value:?}");
+            }
+        }
+        assert!(strip(&head("/", &[("grpc-trace-bin", "AAAo9GyjHXBjkjlmcFiMAiDL"), ("x-any-bin", ",,=,!")])).findings().is_empty());
+    }
+
+    #[test]
+    fn a_credential_behind_something_harmless_is_found() {
+        for (target, left) in
+            [("/p?a=1;api_key=opaque&b=2", "/p?b=2"), ("/p?b=2&a=1;x;password=opaque", "/p?b=2"), ("/p?a=1;b=2&c=3;d", "/p?a=1;b=2&c=3;d")]
+        {
+            let parts = head(target, &[]);
+            assert_eq!(applied(&parts, &strip(&parts)).uri.to_string(), left, "{target}");
+        }
+        for (value, found) in [
+            ("me@example.com, https://app:opaque@db.example/", 1),
+            ("a@b@c postgres://app:opaque@db.example/", 1),
+            ("me@example.com, https://db.example/a:b", 0),
+            ("https://db.example/a:b@c", 0),
+        ] {
+            assert_eq!(strip(&head("/", &[("x-source", value)])).findings().len(), found, "{value}");
+        }
+    }
+
     #[test]
     fn no_slot_lets_a_credential_through() {
         let header = |name: &'static str, value: &str| (format!("header {name}"), head("/", &[(name, value)]));

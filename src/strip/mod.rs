@@ -12,6 +12,8 @@
 //! (`x-amz-server-side-encryption-customer-key`), CSRF, paging and lock tokens. `also` adds them where an upstream needs it.
 
 mod detector;
+#[cfg(any(test, fuzzing))]
+pub mod fuzz;
 mod finding;
 mod lists;
 mod names;

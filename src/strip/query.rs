@@ -16,7 +16,9 @@ pub(super) fn strip(path: &str, query: &str, scan: &mut Scan<'_>) -> Option<Stri
     let mut begin = 0;
     for pair in query.as_bytes().split(|byte| *byte == b'&') {
         let pair = query.get(begin..begin + pair.len()).unwrap_or_default();
-        let goes = !pair.is_empty() && credential(pair.as_bytes(), query.as_bytes(), scan);
+        // Some servers part pairs at `;` too. What stands in one part of those cannot be told from the rest, so all of it goes.
+        let parts = pair.as_bytes().split(|byte| *byte == b';');
+        let goes = parts.fold(false, |goes, part| goes | (!part.is_empty() && credential(part, query.as_bytes(), scan)));
         match (&mut target, goes) {
             (None, false) | (Some(_), true) => {}
             (Some(left), false) if left.len() == path.len() && pair.is_empty() => {}

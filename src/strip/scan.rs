@@ -1,5 +1,9 @@
 //! `Scan`: one examination under way: the findings so far, and what an upstream's rules say of each.
 
+use base64::engine::DecodePaddingMode;
+use base64::engine::general_purpose::{GeneralPurpose, GeneralPurposeConfig};
+use base64::{Engine as _, alphabet};
+
 use super::finding::{Findings, Held, Kind, finding};
 use super::names::{Class, QueryClass, classify, classify_query, fold};
 use super::rules::Rules;
@@ -76,7 +80,7 @@ impl<'a> Scan<'a> {
             return Some((Kind::Other, value));
         }
         // gRPC sends such metadata in base64 (PROTOCOL-HTTP2, "Custom-Metadata").
-        if name.ends_with(b"-bin") && shape::find(&decoded_bin(value)).is_some() {
+        if name.ends_with(b"-bin") && decoded_bin(value).any(|value| shape::find(&value).is_some()) {
             return Some((Kind::Other, value));
         }
         if name == b"referer" && query_names_credential(value) {
@@ -127,13 +131,22 @@ fn parameter<'a>(text: &'a [u8], name: &[u8]) -> Option<&'a [u8]> {
     value.split(|byte| matches!(byte, b'"' | b'/' | b',' | b' ')).next().filter(|value| !value.is_empty())
 }
 
-/// A `-bin` value, decoded as far as 8 KiB go; not decodable is empty.
-fn decoded_bin(value: &[u8]) -> Vec<u8> {
-    use base64::Engine;
-    use base64::engine::general_purpose::STANDARD_NO_PAD;
-    let text = value.trim_ascii_end().strip_suffix(b"==").or_else(|| value.strip_suffix(b"=")).unwrap_or(value);
-    let text = text.get(..text.len().min(8 * 1024 / 4 * 4)).unwrap_or_default();
-    STANDARD_NO_PAD.decode(text).unwrap_or_default()
+/// What a lenient decoder makes of base64: padding or none, and bits left over at the end.
+const LENIENT: GeneralPurpose = GeneralPurpose::new(
+    &alphabet::STANDARD,
+    GeneralPurposeConfig::new().with_decode_allow_trailing_bits(true).with_decode_padding_mode(DecodePaddingMode::Indifferent),
+);
+
+/// The values of a `-bin` field, of which several stand in one with commas between; decoded as far as 8 KiB go. What cannot be decoded is
+/// empty.
+fn decoded_bin(field: &[u8]) -> impl Iterator<Item = Vec<u8>> {
+    let looked_at = field.get(..8 * 1024).unwrap_or(field);
+    looked_at.split(|byte| *byte == b',').map(|value| {
+        let value = value.trim_ascii();
+        // A value that was cut ends in the middle of a group.
+        let whole = LENIENT.decode(value).ok();
+        whole.or_else(|| LENIENT.decode(value.get(..value.len() / 4 * 4)?).ok()).unwrap_or_default()
+    })
 }
 
 /// Whether a URL's query names a credential: a page that was opened with a key in its address sends that on as `Referer`.

@@ -194,11 +194,17 @@ fn is_aws_key(run: &[u8]) -> bool {
 
 /// `scheme://user:password@host`.
 fn userinfo(value: &[u8]) -> Option<(Kind, &[u8])> {
-    let at = memchr::memchr(b'@', value)?;
-    let before = value.get(..at)?;
-    let begin = memchr::memmem::rfind(before, b"://")? + 3;
-    let user = before.get(begin..)?;
-    (user.contains(&b':') && !user.contains(&b'/') && !user.contains(&b' ')).then_some((Kind::Password, user))
+    let mut from = 0;
+    for at in memchr::memchr_iter(b'@', value) {
+        // Neither a name nor a password holds an `@` of its own.
+        let before = value.get(from..at)?;
+        from = at + 1;
+        let user = memchr::memmem::rfind(before, b"://").and_then(|begin| before.get(begin + 3..));
+        if let Some(user) = user.filter(|user| user.contains(&b':') && !user.contains(&b'/') && !user.contains(&b' ')) {
+            return Some((Kind::Password, user));
+        }
+    }
+    None
 }
 
 /// Whether a value looks like a random key: for names that have other uses too. A long run of letters and digits mixed, no UUID.

@@ -5,6 +5,8 @@
 
 pub mod context;
 mod export;
+#[cfg(any(test, fuzzing))]
+pub mod fuzz;
 mod init;
 pub mod log;
 mod metrics;

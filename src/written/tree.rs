@@ -57,6 +57,10 @@ pub(super) fn read(source: &Source) -> Result<(Node, Vec<Diagnostic>), Vec<Diagn
         let message = format!("the file has {} bytes; {MAX_BYTES} are the most that is read", source.text.len());
         return Err(vec![Diagnostic::file_error(Arc::clone(&source.name), message).with_hint("split it into several files")]);
     }
+    if let Some(at) = lone_carriage_return(&source.text) {
+        let message = "a carriage return stands alone: YAML ends the line there, and a comment with it, while editors show one line";
+        return Err(vec![Diagnostic::error(source, at, message).with_hint("end every line with a line feed")]);
+    }
     let options = granit_parser::options! {
         emit_unresolved_aliases: true,
         emit_anchor_events: true,
@@ -85,6 +89,16 @@ pub(super) fn read(source: &Source) -> Result<(Node, Vec<Diagnostic>), Vec<Diagn
             Err(builder.found)
         }
     }
+}
+
+/// Where the first carriage return is that no line feed follows.
+fn lone_carriage_return(text: &str) -> Option<Place> {
+    let bytes = text.as_bytes();
+    let found = memchr::memchr_iter(b'\r', bytes).find(|at| bytes.get(at + 1) != Some(&b'\n'))?;
+    let before = text.get(..found)?;
+    let line = before.rsplit('\n').next().unwrap_or_default();
+    let number = |count: usize| u32::try_from(count).unwrap_or(u32::MAX);
+    Some(Place { line: number(memchr::memchr_iter(b'\n', before.as_bytes()).count() + 1), column: number(line.chars().count() + 1) })
 }
 
 struct Builder<'a> {

@@ -193,6 +193,39 @@ fn a_file_is_followed_and_its_mistakes_lift_nothing() {
 }
 
 #[test]
+fn ten_thousand_revocations_are_in_force_and_one_more_is_refused() {
+    const MOST: usize = 10_000;
+    let up = Upstream::http();
+    let house = house(&up).extra("revocations: { file: revoked.txt }");
+    let file = house.path().join("revoked.txt");
+    let write = |count: usize| {
+        let lines: String =
+            (0..count).map(|number| format!("lease l{number} # {}\n", "x".repeat(if number == 0 { 600 } else { 1 }))).collect();
+        fs::write(file.with_extension("new"), lines).expect("written");
+        fs::rename(file.with_extension("new"), &file).expect("renamed");
+    };
+    write(MOST - 1);
+    let exeat = house.start();
+    let in_force = |exeat: &Exeat| {
+        let all = exeat.admin("GET", "/v1/revocations", &Value::Null).json();
+        all["revocations"].as_array().expect("a list").clone()
+    };
+    until("the file to be in force", || (in_force(&exeat).len() == MOST - 1).then_some(()));
+    let longest = in_force(&exeat).iter().map(|one| one["reason"].as_str().expect("text").chars().count()).max();
+    assert_eq!(longest, Some(500), "a longer reason is cut");
+    assert_eq!(exeat.revoke("rule base/other")["durable"], json!(true));
+    let refused = exeat.admin("POST", "/v1/revoke", &json!({ "target": "lease one-more" }));
+    assert!(refused.status == 409 && refused.text().contains("revoke a broader target, or `everything`"), "{}", refused.text());
+    assert_eq!(exeat.revoke("lease l7")["already"], json!(true), "what is in force can be revoked again");
+    assert_eq!(asks(&exeat, &up), 200);
+    assert_eq!(exeat.revoke("everything")["durable"], json!(true), "the kill switch always has a place");
+    exeat.ask("mesh", "GET", "/asks", &up.authority(), &[]).must_refuse(403, "revoked");
+    exeat.restore("everything");
+    write(MOST + 1);
+    until("readyz to say so", || exeat.status("/readyz").text().contains("more than 10000 targets; write `everything`").then_some(()));
+}
+
+#[test]
 fn a_name_that_is_unknown_is_revoked_with_a_warning() {
     let up = Upstream::http();
     let exeat = house(&up).start();

@@ -242,13 +242,15 @@ impl AuditSink for FileSink {
         }
         self.length = found.whole;
         self.first = found.first;
-        let mut last = found.last;
+        let (mut last, mut open) = (found.last, found.open);
         if last.is_none()
             && let Some(former) = self.names.all_closed().map_err(|error| wrong(&self.names.dir, &error))?.pop()
         {
-            last = scan(&former).map_err(|error| wrong(&former, &error))?.last;
+            // Killed between two segments: the new one does not tell yet what was open in the former.
+            let former = scan(&former).map_err(|error| wrong(&former, &error))?;
+            (last, open) = (former.last, former.open);
         }
-        let mut orphans: Vec<Orphan> = found.open.into_iter().map(|(id, seq)| Orphan { id, seq }).collect();
+        let mut orphans: Vec<Orphan> = open.into_iter().map(|(id, seq)| Orphan { id, seq }).collect();
         orphans.sort_by_key(|orphan| orphan.seq);
         Ok(Tail { last, cut: found.cut, orphans })
     }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http::HeaderName;
-use ipnet::IpNet;
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject as _;
 use schemars::JsonSchema;
@@ -281,6 +281,12 @@ impl UpstreamConfig {
     }
 }
 
+/// The IPv4 network that a network of IPv4-mapped addresses (RFC 4291 section 2.5.5.2) stands for.
+fn inside_mapped(network: Ipv6Net) -> Option<Ipv4Net> {
+    let address = network.network().to_ipv4_mapped()?;
+    Ipv4Net::new(address, network.prefix_len().checked_sub(96)?).ok()
+}
+
 impl ReachConfig {
     fn build(&self, report: &mut Report) -> Option<Vec<IpNet>> {
         if self.networks.is_empty() {
@@ -294,6 +300,11 @@ impl ReachConfig {
         let mut built = Vec::new();
         for written in &self.networks.value {
             match written.parse::<IpNet>() {
+                Ok(IpNet::V6(network)) if let Some(v4) = inside_mapped(network) => report.error_hint(
+                    written.at,
+                    format!("`{}` holds no address: IPv4 inside IPv6 is judged as the IPv4 address that it is", written.value),
+                    format!("did you mean `{v4}`?"),
+                ),
                 Ok(network) if network.trunc() == network => built.push(network),
                 Ok(network) => {
                     let hint = format!("did you mean `{}`?", network.trunc());

@@ -4,6 +4,8 @@
 //! CONNECT of a tunnel, or is mounted beside exeat. It is verified with the issuer's keys alone: nothing in a token says where keys are.
 
 mod config;
+#[cfg(any(test, fuzzing))]
+pub(super) mod fuzz;
 mod issuer;
 mod mounted;
 mod presented;

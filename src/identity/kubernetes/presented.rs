@@ -32,7 +32,8 @@ pub(super) fn with_token<T>(caller: &Caller<'_>, judge: impl FnOnce(&[u8]) -> T)
     token(value.as_bytes()).map(|token| judge(&token))
 }
 
-fn token(value: &[u8]) -> Result<Zeroizing<Vec<u8>>, &'static str> {
+/// The token in a field's value.
+pub(super) fn token(value: &[u8]) -> Result<Zeroizing<Vec<u8>>, &'static str> {
     let value = value.get(..MOST).map_or(value, |_| &[]).trim_ascii();
     let at = value.iter().position(|byte| *byte == b' ').ok_or(FORM)?;
     let (scheme, rest) = value.split_at_checked(at).ok_or(FORM)?;
