@@ -191,6 +191,33 @@ fn full_segments_are_closed_and_the_chain_goes_on() {
     assert_eq!((again.starts, again.seams, again.lost), (2, 0, 0));
 }
 
+#[test]
+fn a_log_is_verified_while_its_segments_are_closed() {
+    let dir = tempfile::tempdir().unwrap();
+    let ledger = start(dir.path(), FileOptions { segment: 3_000, ..FileOptions::default() }, None);
+    let stop = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            for id in (0..20_000).take_while(|_| !stop.load(Ordering::Relaxed)) {
+                if let Ok(slot) = ledger.reserve() {
+                    slot.close(Box::new(allowed(id)));
+                }
+            }
+        });
+        until(|| dir.path().read_dir().unwrap().count() >= 3);
+        for _ in 0..20 {
+            match verify(dir.path(), None) {
+                Ok(report) => assert!(report.first == 0 && report.lines > 0),
+                // Its end was on its way.
+                Err(bad) => assert_eq!(bad.why, "the line is cut off"),
+            }
+        }
+        stop.store(true, Ordering::Relaxed);
+    });
+    assert!(ledger.stop(LONG));
+    assert!(verify(dir.path(), None).unwrap().segments > 10);
+}
+
 /// Fails as long as it is told to.
 #[derive(Debug, Clone, Default)]
 struct Flaky {

@@ -56,20 +56,19 @@ pub struct BadLine {
 /// # Errors
 /// The first line that does not fit, or a file that cannot be read.
 pub fn verify(path: &Path, key: Option<&FingerprintKey>) -> Result<Report, BadLine> {
-    let unreadable = |file: &Path, why: String| BadLine { file: file.to_owned(), line: 0, seq: 0, why };
-    let files = segments(path).map_err(|error| unreadable(path, error.to_string()))?;
-    if files.is_empty() {
-        return Err(unreadable(path, "no audit file is there".to_owned()));
-    }
+    let (files, active) = listed(path)?;
+    let mut active = Some(active);
     let mut walk = Walk { key, head: None, report: Report::default(), former: None };
-    for file in files {
+    let last = files.len().saturating_sub(1);
+    for (nth, file) in files.into_iter().enumerate() {
         walk.report.segments += 1;
-        let mut reader = BufReader::new(File::open(&file).map_err(|error| unreadable(&file, error.to_string()))?);
+        let opened = active.take_if(|_| nth == last).map_or_else(|| File::open(&file), Ok);
+        let mut reader = BufReader::new(opened.map_err(|error| unreadable(&file, &error))?);
         let (mut line, mut number) = (Vec::new(), 0);
         loop {
             line.clear();
             // A file that somebody else wrote must not fill the memory of whoever looks at it.
-            if reader.by_ref().take(LONGEST).read_until(b'\n', &mut line).map_err(|error| unreadable(&file, error.to_string()))? == 0 {
+            if reader.by_ref().take(LONGEST).read_until(b'\n', &mut line).map_err(|error| unreadable(&file, &error))? == 0 {
                 break;
             }
             number += 1;
@@ -81,6 +80,27 @@ pub fn verify(path: &Path, key: Option<&FingerprintKey>) -> Result<Report, BadLi
         }
     }
     Ok(walk.report)
+}
+
+fn unreadable(file: &Path, why: &dyn std::fmt::Display) -> BadLine {
+    BadLine { file: file.to_owned(), line: 0, seq: 0, why: why.to_string() }
+}
+
+/// The files of a chain in order, the last of them opened: while a process writes, it closes that one under its name and begins another, and
+/// what was listed before would be looked for in the wrong place.
+fn listed(path: &Path) -> Result<(Vec<PathBuf>, File), BadLine> {
+    let found = || segments(path).map_err(|error| unreadable(path, &error));
+    let mut files = found()?;
+    loop {
+        let Some(last) = files.last() else { return Err(unreadable(path, &"no audit file is there")) };
+        let active = File::open(last);
+        let again = found()?;
+        if again == files {
+            let active = active.map_err(|error| unreadable(last, &error))?;
+            return Ok((files, active));
+        }
+        files = again;
+    }
 }
 
 struct Walk<'a> {
