@@ -37,7 +37,7 @@ const MOST_STALE: u8 = 3;
 pub struct Limits {
     /// Connections that are open at once; beyond it requests are refused as `overloaded`.
     pub connections: usize,
-    /// Connections that one key keeps for further requests.
+    /// Connections that one key keeps for further requests. Below what its callers use at once, each of them would open its own.
     pub kept_per_key: usize,
     /// Keys that are remembered at once.
     pub keys: usize,
@@ -47,7 +47,7 @@ pub struct Limits {
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { connections: 4096, kept_per_key: 128, keys: 1024, idle: Duration::from_secs(55) }
+        Self { connections: 4096, kept_per_key: 1024, keys: 1024, idle: Duration::from_secs(55) }
     }
 }
 

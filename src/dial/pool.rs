@@ -38,11 +38,14 @@ impl<B> Pool<B> {
         if let Some(found) = self.0.get(&hash).and_then(|lanes| lanes.iter().find(|lane| lane.serves(hop))) {
             return Some(Rc::clone(found));
         }
-        if self.0.len() >= most {
-            self.sweep(now, idle);
+        // A new destination is not refused for the sake of ones that nobody asks: the longest idle go first.
+        for idle in [idle, idle / 4, idle / 32, Duration::ZERO] {
             if self.0.len() >= most {
-                return None;
+                self.sweep(now, idle);
             }
+        }
+        if self.0.len() >= most {
+            return None;
         }
         // Connections that show a former certificate, or were opened by former bundles, are not only passed over: they are let go.
         self.0.retain(|_, lanes| {

@@ -639,6 +639,23 @@ async fn a_worker_opens_no_more_connections_than_it_may() {
 }
 
 #[tokio::test]
+async fn destinations_that_nobody_asks_make_room_for_a_new_one() {
+    worker(async {
+        let ((clock, full), upstream) = (dialer(), upstream(|_| {}));
+        let connector = &full.inner.connector;
+        let limits = Limits { keys: 2, ..Limits::default() };
+        let dialer: Dialer<TestBody> = Dialer::new(Arc::clone(&connector.resolver), Arc::clone(&connector.tls), clock, limits);
+        for _ in 0..5 {
+            let (port, _) = serve(H1).await;
+            let place = destination(Scheme::Http, "ledger.example", port);
+            send(&dialer, &hop(&upstream, &place), get("/")).await.1.unwrap();
+            assert!(dialer.held() <= 2);
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn connections_that_wait_make_room_for_one_that_is_needed() {
     worker(async {
         let ((clock, full), upstream) = (dialer(), upstream(|_| {}));
