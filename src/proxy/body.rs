@@ -182,6 +182,16 @@ impl Relayed {
     }
 }
 
+impl Drop for Relayed {
+    /// A caller over HTTP/1 is told the length and asks for no more when it has it; over HTTP/2 an upstream may say the end behind the last
+    /// byte, in a frame of its own.
+    fn drop(&mut self) {
+        if self.inner.size_hint().exact() == Some(0) {
+            self.finish();
+        }
+    }
+}
+
 impl http_body::Body for Answer {
     type Data = Bytes;
     type Error = BodyError;
