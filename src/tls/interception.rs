@@ -102,6 +102,7 @@ impl Interceptor {
             .map_err(|error| TlsError::Configuration(error.to_string()))?
             .with_no_client_auth()
             .with_cert_resolver(Arc::new(only));
+        config.ignore_client_order = true;
         config.alpn_protocols = alpn.protocols();
         config.ticketer = Arc::clone(&self.tickets);
         config.session_storage = Arc::clone(&self.sessions) as _;
@@ -177,6 +178,7 @@ impl ResolvesServerCert for Only {
 
 #[cfg(test)]
 mod tests {
+    use rustls::CipherSuite;
     use rustls_pki_types::CertificateDer;
     use rustls_pki_types::pem::PemObject as _;
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, duplex};
@@ -257,6 +259,37 @@ mod tests {
         let (_, interceptor) = interceptor(&["example"]);
         assert!(meet(&interceptor, "api.example", "api.example", Alpn::Both).await.0.is_ok());
         assert!(meet(&interceptor, "api.test", "api.test", Alpn::Both).await.0.is_err());
+    }
+
+    #[tokio::test]
+    async fn the_lighter_suite_is_chosen_and_another_is_given_to_who_knows_no_other() {
+        let (_, interceptor) = interceptor(&[]);
+        let theirs = rustls::crypto::aws_lc_rs::default_provider();
+        let of = |wanted: fn(CipherSuite) -> bool| {
+            let mut provider = theirs.clone();
+            provider.cipher_suites.retain(|suite| wanted(suite.suite()));
+            Arc::new(provider)
+        };
+        for (provider, chosen) in [
+            (of(|_| true), CipherSuite::TLS13_AES_128_GCM_SHA256),
+            (of(|suite| suite == CipherSuite::TLS13_AES_256_GCM_SHA384), CipherSuite::TLS13_AES_256_GCM_SHA384),
+            (of(|suite| suite == CipherSuite::TLS13_CHACHA20_POLY1305_SHA256), CipherSuite::TLS13_CHACHA20_POLY1305_SHA256),
+            (
+                of(|suite| !suite.as_str().is_some_and(|name| name.starts_with("TLS13"))),
+                CipherSuite::TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256,
+            ),
+        ] {
+            let mut roots = rustls::RootCertStore::empty();
+            roots.add(CertificateDer::from_pem_slice(interceptor.certificate_pem().as_bytes()).unwrap()).unwrap();
+            let config = rustls::ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
+            let config = Arc::new(config.unwrap().with_root_certificates(roots).with_no_client_auth());
+            let (ours, far) = duplex(1 << 16);
+            let served = interceptor.accept(ours, "api.example", Alpn::Both, false, SOON);
+            let asked = TlsConnector::from(config).connect(server_name("api.example").unwrap(), far);
+            let (served, asked) = tokio::join!(served, asked);
+            assert!(served.is_ok());
+            assert_eq!(asked.unwrap().get_ref().1.negotiated_cipher_suite().unwrap().suite(), chosen);
+        }
     }
 
     #[tokio::test]

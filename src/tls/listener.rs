@@ -43,6 +43,7 @@ pub fn listener_config(shown: Shown, judge: Option<ClientJudge>) -> Result<Arc<S
         None => builder.with_no_client_auth(),
     };
     let mut config = builder.with_cert_resolver(Arc::new(Now(shown)));
+    config.ignore_client_order = true;
     config.alpn_protocols = Alpn::Both.protocols();
     config.session_storage = Arc::new(NoServerSessionStorage {});
     config.send_tls13_tickets = 0;
