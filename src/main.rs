@@ -2,9 +2,9 @@
 
 use std::process::ExitCode;
 
-/// The system's costs 3 k to 5 k user instructions more per request: see `load-tests/RESULTS.md`.
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+// mimalloc takes the place of the system's `malloc`, for C code as well, and not the shape of a `#[global_allocator]`: that one asks for
+// each block by its alignment, which takes a longer way. See "The allocator" in `load-tests/RESULTS.md`.
+use mimalloc as _;
 
 fn main() -> ExitCode {
     exeat::cli::main()
