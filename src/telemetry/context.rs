@@ -181,7 +181,11 @@ pub fn traceparent(ids: &TraceIds, span: [u8; 8]) -> HeaderValue {
         *flag += u8::from(ids.sampled);
     }
     // Hex digits and dashes always make a header value.
-    HeaderValue::from_bytes(&text).unwrap_or(HeaderValue::from_static("00-00000000000000000000000000000001-0000000000000001-00"))
+    let value = HeaderValue::from_bytes(&text);
+    let mut value = value.unwrap_or(HeaderValue::from_static("00-00000000000000000000000000000001-0000000000000001-00"));
+    // No other request has it: over HTTP/2 it would only push out of the compression's table what does recur (RFC 7541 section 6.2.3).
+    value.set_sensitive(true);
+    value
 }
 
 struct Caller {
