@@ -203,7 +203,7 @@ pub(super) struct Forward<'a> {
 }
 
 impl Forward<'_> {
-    /// The head of one attempt, in the form that fits both versions: an absolute target for HTTP/2, and Host.
+    /// The head of one attempt; `dial` gives it the form of the upstream's HTTP version, and its authority.
     pub(super) fn request(&self, body: Body) -> Request<Body> {
         let (mut proxy_authorization, mut cookies) = (false, false);
         for name in self.head.headers.keys() {
@@ -228,7 +228,7 @@ impl Forward<'_> {
         if cookies {
             join_cookies(&mut headers);
         }
-        set_host(&mut headers, self.destination);
+        check_host(&mut headers, self.destination);
         self.edits.apply(&mut headers);
         let mut request = Request::new(body);
         *request.method_mut() = self.head.method.clone();
@@ -265,15 +265,12 @@ fn join_cookies(headers: &mut HeaderMap) {
     }
 }
 
-/// The one authority of the request, as the upstream sees it. Nothing is written when the caller wrote just that.
-fn set_host(headers: &mut HeaderMap, destination: &Destination) {
+/// A `Host` that does not say the destination goes: `dial` writes the one that does, kept ready with the connections it is for.
+fn check_host(headers: &mut HeaderMap, destination: &Destination) {
     let name = destination.host.as_str();
     let default = destination.port == destination.scheme.default_port();
-    if host_field(headers).is_some_and(|host| says(host.as_bytes(), name, destination.port, default)) {
-        return;
-    }
-    if let Ok(value) = HeaderValue::try_from(authority_text(destination)) {
-        headers.insert(HOST, value);
+    if host_field(headers).is_some_and(|host| !says(host.as_bytes(), name, destination.port, default)) {
+        headers.remove(HOST);
     }
 }
 
@@ -291,12 +288,6 @@ fn says(host: &[u8], name: &str, port: u16, default: bool) -> bool {
 /// An IPv6 address, which stands in brackets there.
 fn is_v6(name: &str) -> bool {
     name.bytes().any(|byte| byte == b':')
-}
-
-/// `host` or `host:port`, without the default port.
-pub(super) fn authority_text(destination: &Destination) -> String {
-    let text = destination.to_string();
-    text.split_once("://").map_or_else(|| text.clone(), |(_, authority)| authority.to_owned())
 }
 
 #[cfg(test)]
@@ -374,21 +365,21 @@ mod tests {
     }
 
     #[test]
-    fn the_host_is_the_destinations() {
-        for (written, scheme, host, port, sent) in [
-            ("a.example", Scheme::Https, "a.example", 443, "a.example"),
-            ("a.example:443", Scheme::Https, "a.example", 443, "a.example"),
-            ("A.Example", Scheme::Https, "a.example", 443, "a.example"),
-            ("a.example", Scheme::Http, "a.example", 8080, "a.example:8080"),
-            ("a.example:8080", Scheme::Http, "a.example", 8080, "a.example:8080"),
-            ("anything", Scheme::Http, "a.example", 80, "a.example"),
-            ("[::1]:8080", Scheme::Http, "::1", 8080, "[::1]:8080"),
-            ("a.example.evil", Scheme::Https, "a.example", 443, "a.example"),
+    fn only_a_host_that_says_the_destination_stays() {
+        for (written, scheme, host, port, stays) in [
+            ("a.example", Scheme::Https, "a.example", 443, true),
+            ("a.example:443", Scheme::Https, "a.example", 443, false),
+            ("A.Example", Scheme::Https, "a.example", 443, false),
+            ("a.example", Scheme::Http, "a.example", 8080, false),
+            ("a.example:8080", Scheme::Http, "a.example", 8080, true),
+            ("anything", Scheme::Http, "a.example", 80, false),
+            ("[::1]:8080", Scheme::Http, "::1", 8080, false),
+            ("a.example.evil", Scheme::Https, "a.example", 443, false),
         ] {
             let mut headers = map(&[]);
             headers.insert(HOST, HeaderValue::from_static(written));
-            set_host(&mut headers, &destination(scheme, host, port));
-            assert_eq!(headers.get_all(HOST).iter().collect::<Vec<_>>(), [sent], "{written}");
+            check_host(&mut headers, &destination(scheme, host, port));
+            assert_eq!(headers.contains_key(HOST), stays, "{written}");
         }
     }
 
