@@ -35,7 +35,7 @@
 //! | | | `revoked`, `restored`, `key` |
 //! | `at`, `instance`, `version`, `cut`, `open`, `mac` | seal | `start`, `interval`, `rotate`, `segment`, `stop`; see `seal` |
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, SocketAddr, SocketAddrV4};
 
 use http::Version;
 use smallvec::SmallVec;
@@ -467,7 +467,10 @@ impl Addresses {
             Some(Some((known, text))) if known == address => out.extend_from_slice(text),
             kept => {
                 let from = out.len();
-                shown(out, format_args!("{address}"));
+                match address {
+                    SocketAddr::V4(address) => dotted(out, *address),
+                    SocketAddr::V6(_) => shown(out, format_args!("{address}")),
+                }
                 if let Some(kept) = kept {
                     *kept = Some((*address, SmallVec::from_slice(out.get(from..).unwrap_or_default())));
                 }
@@ -475,6 +478,16 @@ impl Addresses {
         }
         out.push(b'"');
     }
+}
+
+/// As `SocketAddrV4` shows itself; each new connection has one, and by way of the formatter it takes five times as long.
+fn dotted(out: &mut Vec<u8>, address: SocketAddrV4) {
+    let mut digits = itoa::Buffer::new();
+    for (octet, behind) in address.ip().octets().into_iter().zip(*b"...:") {
+        out.extend_from_slice(digits.format(octet).as_bytes());
+        out.push(behind);
+    }
+    out.extend_from_slice(digits.format(address.port()).as_bytes());
 }
 
 fn workload(out: &mut Vec<u8>, workload: &Workload) {
@@ -674,5 +687,19 @@ fn version(version: Version) -> &'static str {
         Version::HTTP_10 => "1.0",
         Version::HTTP_2 => "2",
         _ => "1.1",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_is_written_as_it_shows_itself() {
+        for text in ["0.0.0.0:0", "127.0.0.1:65535", "10.200.3.99:8443", "255.255.255.255:1"] {
+            let mut out = Vec::new();
+            dotted(&mut out, text.parse().unwrap());
+            assert_eq!(String::from_utf8(out).unwrap(), text);
+        }
     }
 }

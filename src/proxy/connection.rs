@@ -1,6 +1,7 @@
 //! One caller's connection: find its protocol by the first bytes, serve it, know its deadlines.
 
 use std::cell::{Cell, RefCell};
+use std::mem::MaybeUninit;
 use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -190,8 +191,8 @@ pub(super) async fn first_bytes(stream: &mut Stream, worker: &Worker) -> Option<
 
 /// The buffer lives only while it is filled, so a waiting connection holds none.
 fn poll_some(stream: &mut Stream, cx: &mut Context<'_>, seen: &mut Vec<u8>) -> Poll<std::io::Result<usize>> {
-    let mut buffer = [0_u8; 4096];
-    let mut buffer = ReadBuf::new(&mut buffer);
+    let mut buffer = [const { MaybeUninit::uninit() }; 4096];
+    let mut buffer = ReadBuf::uninit(&mut buffer);
     ready!(Pin::new(stream).poll_read(cx, &mut buffer))?;
     seen.extend_from_slice(buffer.filled());
     Poll::Ready(Ok(buffer.filled().len()))
