@@ -86,17 +86,31 @@ impl Drop for Seat {
     }
 }
 
-/// A response body. Dropping it before its end closes an HTTP/1.1 connection and resets an HTTP/2 stream.
+/// A response body. Dropping it before its end closes an HTTP/1.1 connection and resets an HTTP/2 stream; dropping it at its end closes an
+/// HTTP/1.1 connection too while a request body is on its way there, unless that was taken out ([`ResponseBody::upload`]).
 #[derive(Debug)]
 pub struct ResponseBody {
     inner: hyper::body::Incoming,
     seat: Option<Seat>,
-    _upload: Option<Upload>,
+    upload: Option<Upload>,
 }
 
 impl ResponseBody {
     pub(super) const fn new(inner: hyper::body::Incoming, seat: Option<Seat>, upload: Option<Upload>) -> Self {
-        Self { inner, seat, _upload: upload }
+        Self { inner, seat, upload }
+    }
+
+    /// The request body that is still being sent, if one is.
+    pub fn upload(&mut self) -> Option<Upload> {
+        let mut upload = self.upload.take().filter(Upload::is_unsent)?;
+        upload.seat = self.seat.take();
+        Some(upload)
+    }
+
+    /// Whether the request body is still being sent.
+    #[must_use]
+    pub fn is_ahead(&self) -> bool {
+        self.upload.as_ref().is_some_and(Upload::is_unsent)
     }
 }
 
@@ -106,7 +120,7 @@ impl Body for ResponseBody {
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
         let polled = Pin::new(&mut self.inner).poll_frame(cx);
-        if matches!(polled, Poll::Ready(None | Some(Err(_)))) {
+        if matches!(polled, Poll::Ready(None | Some(Err(_)))) && !self.is_ahead() {
             self.seat = None;
         }
         polled

@@ -15,7 +15,7 @@ use super::body::{Outgoing, Progress, ResponseBody, Seat};
 use super::error::{DialError, Place};
 use super::hop::{Facts, Hop};
 use super::lane::{Lane, Sender};
-use super::line::Upload;
+use super::line::{Unanswered, Upload};
 
 /// How an exchange ended without a response.
 pub(super) enum Failed<B> {
@@ -82,7 +82,7 @@ where
         }
     };
     match answered {
-        Ok(Ok(response)) => Ok((response, waiting.and_then(|waiting| waiting.answered(progress)))),
+        Ok(Ok(response)) => Ok((response, Upload::unsent(progress, waiting.and_then(Unanswered::answered)))),
         Ok(Err(error)) => Err(unanswered(error, progress.as_deref(), hop, facts)),
         Err(what) => {
             let after = if what == STALLED { hop.upstream.deadlines.idle } else { hop.upstream.deadlines.response_head };

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::task::{Context, Poll, Waker};
 
-use super::body::Progress;
+use super::body::{Progress, Seat};
 
 /// What an upstream may send before the answer's head is there: heads of 64 KiB at most, and what follows the last in the same reads.
 const MOST_BEFORE_AN_ANSWER: usize = 1 << 20;
@@ -89,11 +89,11 @@ impl<S> DerefMut for Held<S> {
 pub(super) struct Unanswered(Option<Rc<Line>>);
 
 impl Unanswered {
-    /// The answer came. What is still to be sent is given up with the answer's body.
-    pub(super) fn answered(mut self, progress: Option<Rc<Progress>>) -> Option<Upload> {
+    /// The answer came.
+    pub(super) fn answered(mut self) -> Option<Rc<Line>> {
         let line = self.0.take()?;
         line.waiting.set(false);
-        progress.filter(|progress| progress.finished.get().is_none()).map(|progress| Upload { line, progress })
+        Some(line)
     }
 }
 
@@ -105,17 +105,45 @@ impl Drop for Unanswered {
     }
 }
 
-/// A request body that was not yet sent when the answer came.
+/// A request body that was not yet sent when the answer came. Dropped before it is, it ends its connection, which is of no use then.
 #[derive(Debug)]
-pub(super) struct Upload {
-    line: Rc<Line>,
+pub struct Upload {
+    /// Of an HTTP/1.1 connection; an HTTP/2 stream ends with its body.
+    line: Option<Rc<Line>>,
     progress: Rc<Progress>,
+    /// The place on an HTTP/2 connection, once the answer no longer needs it.
+    pub(super) seat: Option<Seat>,
+}
+
+impl Upload {
+    /// What is still to be sent, if anything is.
+    pub(super) fn unsent(progress: Option<Rc<Progress>>, line: Option<Rc<Line>>) -> Option<Self> {
+        let upload = progress.map(|progress| Self { line, progress, seat: None })?;
+        upload.is_unsent().then_some(upload)
+    }
+
+    /// Whether the engine still has the body.
+    pub(super) fn is_unsent(&self) -> bool {
+        self.progress.finished.get().is_none()
+    }
+
+    /// Nothing more is sent: an HTTP/1.1 connection ends.
+    pub fn cut(&self) {
+        if let Some(line) = &self.line {
+            line.cut();
+        }
+    }
+
+    /// The body has ended; its connection may go on.
+    pub fn ended(mut self) {
+        self.line = None;
+    }
 }
 
 impl Drop for Upload {
     fn drop(&mut self) {
-        if self.progress.finished.get().is_none() {
-            self.line.cut();
+        if self.is_unsent() {
+            self.cut();
         }
     }
 }

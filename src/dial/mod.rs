@@ -23,3 +23,4 @@ pub use body::ResponseBody;
 pub use dialer::{Again, Dialer, Limits};
 pub use error::{DialError, Place};
 pub use hop::{Facts, Hop};
+pub use line::Upload;

@@ -52,6 +52,15 @@ impl Body {
     }
 }
 
+impl Drop for Body {
+    /// The engine lets go of a body when it is sent, or when nobody takes it any more.
+    fn drop(&mut self) {
+        if let Some(passage) = self.content.as_ref().and_then(|(_, passage)| passage.upgrade()) {
+            passage.sent();
+        }
+    }
+}
+
 impl http_body::Body for Body {
     type Data = Bytes;
     type Error = BodyError;
@@ -115,7 +124,7 @@ pub(super) enum Answer {
     Relayed(Relayed),
 }
 
-/// The upstream's body; the passage ends with it.
+/// The upstream's body; the passage ends with it, or with the request's body where that takes longer.
 pub(super) struct Relayed {
     inner: ResponseBody,
     guard: Option<Guard>,
@@ -136,6 +145,9 @@ impl Relayed {
     fn finish(&mut self) {
         if let Some(guard) = self.guard.take() {
             guard.complete();
+            if let Some(upload) = self.inner.upload() {
+                guard.outlast(upload);
+            }
         }
     }
 

@@ -8,6 +8,7 @@ use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
+use smallvec::SmallVec;
 use tokio::sync::Notify;
 
 use super::passage::{Ended, Passage};
@@ -70,6 +71,11 @@ impl Live {
         }
     }
 
+    /// Some of them, held, so that they may leave the list.
+    fn those(&self, wanted: impl Fn(&Passage) -> bool) -> SmallVec<[Rc<Passage>; 4]> {
+        self.passages.borrow().iter().filter(|passage| wanted(passage)).map(Rc::clone).collect()
+    }
+
     /// Ends all that live.
     pub(super) fn end_all(&self, why: Ended) {
         self.passages.borrow().iter().for_each(|passage| passage.end(why));
@@ -121,7 +127,8 @@ impl Worker {
         let worker = Rc::clone(self);
         drop(tokio::task::spawn_local(async move {
             tokio::time::sleep(CUT_AFTER).await;
-            worker.live().passages.borrow().iter().filter(|passage| passage.ended().get().is_some()).for_each(|passage| passage.cut());
+            let ended = worker.live().those(|passage| passage.ended().get().is_some());
+            ended.iter().for_each(|passage| passage.cut());
         }));
     }
 
@@ -182,5 +189,6 @@ impl Worker {
         if ended {
             self.cut_soon();
         }
+        self.live().those(|passage| passage.is_stuck(now)).iter().for_each(|passage| passage.give_up());
     }
 }

@@ -19,6 +19,7 @@ use smallvec::SmallVec;
 use super::connection::Conn;
 use crate::audit::{Access, Outcome, Slot};
 use crate::clock::Timestamp;
+use crate::dial::Upload;
 use crate::identity::Workload;
 use crate::live::{Block, Blocks, Touched};
 use crate::policy::share_of;
@@ -139,6 +140,8 @@ pub(super) struct Passage {
     block: RefCell<Option<Arc<Block>>>,
     /// It was told and did not end: its HTTP/2 stream is dropped.
     cut: Cell<bool>,
+    /// The answer is out and the request body is still on its way: the passage ends when that does.
+    rest: RefCell<Option<(Guard, Upload)>>,
     /// Of the request's side and of the response's.
     wakers: RefCell<(Option<Waker>, Option<Waker>)>,
     /// Judged and let through by this snapshot revision: only these are judged again.
@@ -199,6 +202,7 @@ impl Guard {
             ended: Cell::new(None),
             block: RefCell::default(),
             cut: Cell::new(false),
+            rest: RefCell::default(),
             wakers: RefCell::default(),
             judged: Cell::new(None),
             until: Cell::new(None),
@@ -217,6 +221,14 @@ impl Guard {
     /// The passage itself, for those who share it.
     pub(super) const fn passage(&self) -> &Rc<Passage> {
         &self.0
+    }
+
+    /// The answer is out before the request's body is: what the caller sends goes on to the upstream, and both connections may carry
+    /// further requests.
+    pub(super) fn outlast(self, upload: Upload) {
+        let passage = Rc::clone(&self.0);
+        passage.touch();
+        passage.rest.replace(Some((self, upload)));
     }
 }
 
@@ -360,12 +372,32 @@ impl Passage {
 
     /// Whether the request body is slower than it may be.
     pub(super) fn is_too_slow(&self, now: Instant) -> bool {
+        !self.answering.get() && self.is_slow(now)
+    }
+
+    /// Whether nothing comes of a request body that goes on behind its answer.
+    pub(super) fn is_stuck(&self, now: Instant) -> bool {
+        self.rest.borrow().is_some() && (self.is_slow(now) || self.silent(now) > self.conn.worker().limits().body_grace)
+    }
+
+    /// The request body has ended, or nobody takes it any more.
+    pub(super) fn sent(&self) {
+        if let Some((_guard, upload)) = self.rest.take() {
+            upload.ended();
+        }
+    }
+
+    /// Lets go of a request body that goes on behind its answer; the answer was given, and so it is recorded.
+    pub(super) fn give_up(&self) {
+        self.wake();
+        drop(self.rest.take());
+    }
+
+    fn is_slow(&self, now: Instant) -> bool {
         let limits = self.conn.worker().limits();
         let waited = self.waited.get();
         let waited = waited.before + waited.since.map_or(Duration::ZERO, |since| now.saturating_duration_since(since));
-        !self.answering.get()
-            && waited > limits.body_grace
-            && self.request_bytes.get() < waited.as_secs().saturating_mul(u64::from(limits.body_rate))
+        waited > limits.body_grace && self.request_bytes.get() < waited.as_secs().saturating_mul(u64::from(limits.body_rate))
     }
 
     /// How long nothing moved.
@@ -420,6 +452,9 @@ impl Passage {
             self.ended.set(Some(why));
             self.conn.worker().shared().metrics.passage_ended_by(why.name());
         }
+        if let Some((_, upload)) = &*self.rest.borrow() {
+            upload.cut();
+        }
         self.wake();
     }
 
@@ -430,7 +465,7 @@ impl Passage {
         if !self.conn.is_http2() {
             self.conn.abort();
         }
-        self.wake();
+        self.give_up();
     }
 
     fn wake(&self) {

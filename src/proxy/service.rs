@@ -8,7 +8,8 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
-use http::{Method, Request, Response, StatusCode, Version};
+use http::header::CONNECTION;
+use http::{HeaderValue, Method, Request, Response, StatusCode, Version};
 use http_body::Body as _;
 use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
@@ -341,12 +342,17 @@ pub(super) async fn until_ended<F: Future>(passage: &Passage, mut future: Pin<&m
 fn relay(guard: Guard, response: Response<ResponseBody>, credential: Option<Arc<Credential>>) -> Response<Answer> {
     let (mut parts, body) = response.into_parts();
     parts.version = Version::HTTP_11;
+    // The upstream takes no more of the request's body: the caller's connection ends with this answer too, and it shall know.
+    let closes = body.is_ahead() && !guard.conn().is_http2() && parts.headers.get(CONNECTION).is_some_and(|value| value == "close");
     let mut reflected = false;
     guard.note(|access| {
         let remove = access.upstream.as_deref().map(|upstream| upstream.response_remove.as_slice()).unwrap_or_default();
         reflected = respond::clean(&mut parts.headers, credential.as_deref(), false, remove);
         access.reflected = reflected;
     });
+    if closes {
+        parts.headers.insert(CONNECTION, HeaderValue::from_static("close"));
+    }
     guard.answered(parts.status);
     Response::from_parts(parts, Answer::Relayed(Relayed::new(body, guard, credential)))
 }

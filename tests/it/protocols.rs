@@ -303,13 +303,15 @@ fn a_client_that_waits_for_100_gets_it_and_a_refused_one_does_not() {
 #[test]
 fn an_early_answer_reaches_a_client_that_still_sends() {
     let street = street();
-    for (name, upstream, _) in street.upstreams() {
+    for (name, upstream, version) in street.upstreams() {
         let mut wire = street.exeat.wire("mesh");
         wire.send(
             format!("POST /early/413 HTTP/1.1\r\nHost: {}\r\nContent-Length: 100000000\r\n\r\nbegin", upstream.authority()).as_bytes(),
         );
         let answer = wire.answer("POST");
         assert_eq!((answer.status, answer.text().as_str()), (413, "early"), "{name}");
+        // An HTTP/1.1 upstream says that it takes no more, and the caller hears it.
+        assert_eq!(answer.fields.get("connection"), (version == "HTTP/1.1").then_some("close"), "{name}");
         // What is left of the body must not become a request.
         wire.send(b"GET /smuggled HTTP/1.1\r\nHost: x\r\n\r\n");
         drop(wire);
@@ -323,6 +325,78 @@ fn an_early_answer_reaches_a_client_that_still_sends() {
         });
         assert!(upstream.matching("/smuggled").is_empty());
     }
+}
+
+#[test]
+fn an_upload_goes_on_behind_its_answer() {
+    let street = street();
+    let rest = vec![b'r'; 400_000];
+    for (name, upstream, version) in street.upstreams() {
+        let host = upstream.authority();
+        let mut wire = street.exeat.wire("mesh");
+        wire.send(format!("POST /first/{name} HTTP/1.1\r\nHost: {host}\r\nContent-Length: {}\r\n\r\nbegin", rest.len() + 5).as_bytes());
+        let answer = wire.answer("POST");
+        assert_eq!((answer.status, answer.text().as_str()), (200, "first"), "{name}");
+        wire.send(&rest);
+        let path = format!("/first/{name}");
+        let whole = |path: &str| until("the whole body", || upstream.matching(path).into_iter().find(|seen| seen.complete));
+        let seen = whole(&path);
+        assert_eq!((seen.version, seen.body_len), (version, rest.len() as u64 + 5), "{name}");
+        // Neither connection is lost: the caller's goes on, and so does the upstream's.
+        assert_eq!(wire.ask("GET", &format!("/after/{name}"), &host, &[], b"").status, 200, "{name}");
+        assert_eq!(upstream.wait_for(&format!("/after/{name}")).connection, seen.connection, "{name}");
+        let record = street.exeat.record("the upload", |record| record["kind"] == "access" && record["path"] == path.as_str());
+        assert_eq!((&record["outcome"], record["request_bytes"].as_u64()), (&"allowed".into(), Some(rest.len() as u64 + 5)), "{record}");
+        run(async {
+            let mut client = street.h2().await;
+            let scheme = if name.starts_with("tls") { "https" } else { "http" };
+            let path = format!("/first/h2/{name}");
+            let (response, mut send) = client.open(h2::request("POST", scheme, &host, &path, &[]), false).await.expect("opened");
+            h2::write(&mut send, Bytes::from_static(b"begin"), false).await.expect("sent");
+            assert_eq!(h2::whole(response).await.expect("answered while sending").text(), "first", "{name}");
+            h2::write(&mut send, rest.clone().into(), true).await.expect("sent");
+            let after = client.ask(h2::request("GET", scheme, &host, "/after/h2", &[]), b"", None).await.expect("answered");
+            assert_eq!(after.status, 200, "{name}");
+        });
+        assert_eq!(whole(&format!("/first/h2/{name}")).body_len, rest.len() as u64 + 5, "{name}");
+    }
+}
+
+#[test]
+fn an_upload_that_stops_behind_its_answer_is_let_go() {
+    let up = Upstream::http();
+    let exeat = House::new()
+        .listener("mesh", Capture::Host)
+        .upstream("up", &up)
+        .policy("base.yaml", &allow_all(&["up"]))
+        .admin()
+        .extra("limits: { body_grace: 1s }")
+        .start();
+    let begin = |target: &str| {
+        let mut wire = exeat.wire("mesh");
+        wire.send(format!("POST {target} HTTP/1.1\r\nHost: {}\r\nContent-Length: 500000\r\n\r\nbegin", up.authority()).as_bytes());
+        assert_eq!(wire.answer("POST").text(), "first", "{target}");
+        wire
+    };
+    let ended = |target: &str| exeat.record("its record", |record| record["kind"] == "access" && record["path"] == target);
+    // Its caller says nothing more: the answer was given, the connection ends.
+    let mut silent = begin("/first/silent");
+    silent.until_end().expect("the connection ends");
+    assert_eq!(ended("/first/silent")["outcome"], "allowed");
+    // Its caller goes.
+    drop(begin("/first/gone"));
+    assert_eq!(ended("/first/gone")["outcome"], "allowed");
+    // It is revoked: not a byte more goes out, and the record says why.
+    let (mut revoked, rest) = (begin("/first/revoked"), vec![b'x'; 100_000]);
+    exeat.revoke("upstream up");
+    let before = up.wire_bytes();
+    drop(revoked.try_send(&rest));
+    let record = ended("/first/revoked");
+    assert_eq!(record["outcome"], "aborted", "{record}");
+    assert!(record["detail"].as_str().is_some_and(|detail| detail.contains("revoked")), "{record}");
+    assert_eq!(up.wire_bytes(), before);
+    assert!(up.seen().iter().all(|seen| !seen.complete), "half a body never looks whole");
+    until("no passage", || (exeat.metric(&["exeat_passages "]) == 0.0).then_some(()));
 }
 
 #[test]

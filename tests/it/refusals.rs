@@ -160,7 +160,7 @@ fn without_a_valid_policy_everything_is_refused_and_readyz_says_why() {
         .spawn();
     let answer = crate::harness::until("readyz", || {
         std::net::TcpStream::connect(("127.0.0.1", exeat.port("mesh"))).ok()?;
-        Some(exeat.status("/readyz")).filter(|answer| answer.status == 503)
+        exeat.try_status("/readyz").filter(|answer| answer.status == 503)
     });
     assert!(answer.text().contains("base.yaml"), "readyz names the file: {}", answer.text());
     assert!(answer.text().contains("efect"), "and what is wrong with it: {}", answer.text());

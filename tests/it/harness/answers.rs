@@ -411,6 +411,13 @@ pub async fn answer(exchange: &mut Exchange<'_>) -> io::Result<()> {
             let _rest = exchange.drain().await;
             Ok(())
         }
+        "first" => {
+            if let Leg::H1(leg) = &mut exchange.leg {
+                leg.expects = false;
+            }
+            exchange.whole(200, &[], &b"first"[..]).await?;
+            exchange.drain().await
+        }
         "once401" => {
             exchange.drain().await?;
             let times = {
