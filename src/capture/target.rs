@@ -97,10 +97,10 @@ fn scheme_of(text: &str) -> Option<Scheme> {
 /// is a credential that `strip` finds and that no rewritten target keeps; elsewhere it is malformed (RFC 9113 section 8.3.1).
 fn absolute_name(parts: &Parts, proxied: bool) -> Result<Option<Name>, Refusal> {
     let Some(authority) = parts.uri.authority() else { return Ok(None) };
-    let text = match authority.as_str().rsplit_once('@') {
-        Some((_, server)) if proxied && parts.version != Version::HTTP_2 => server,
-        Some(_) | None => authority.as_str(),
-    };
+    let mut text = authority.as_str();
+    if proxied && parts.version != Version::HTTP_2 {
+        text = text.rsplit_once('@').map_or(text, |(_, server)| server);
+    }
     parse_authority(text).map(Some).map_err(|error| Refusal::new(Code::Malformed, format!("request target: {error}")))
 }
 

@@ -85,7 +85,7 @@ pub fn examine(parts: &Parts, rules: &Rules, key: &FingerprintKey) -> Stripped {
     }
     lists.strip(&parts.headers, &mut scan, &mut edits);
     if let Some(authority) = parts.uri.authority()
-        && let Some((user, _)) = authority.as_str().rsplit_once('@')
+        && let Some(user) = memchr::memrchr(b'@', authority.as_str().as_bytes()).and_then(|at| authority.as_str().get(..at))
     {
         // It never leaves: the upstream's authority is written from the destination. It is a finding all the same.
         scan.found(Kind::Password, "userinfo", b"", user.as_bytes(), false);
