@@ -361,7 +361,10 @@ fn an_upload_goes_on_behind_its_answer() {
         assert_eq!(whole(&format!("/first/h2/{name}")).body_len, rest.len() as u64 + 5, "{name}");
         // A caller that wants no more from its connection has what it sends taken all the same.
         let mut last = street.exeat.wire("mesh");
-        let head = format!("POST /first/last/{name} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\nContent-Length: {}\r\n\r\nbegin", rest.len() + 5);
+        let head = format!(
+            "POST /first/last/{name} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\nContent-Length: {}\r\n\r\nbegin",
+            rest.len() + 5
+        );
         last.send(head.as_bytes());
         assert_eq!(last.answer("POST").text(), "first", "{name}");
         last.send(&rest);
