@@ -1,15 +1,15 @@
 //! Bodies on the upstream leg: the request's, watched so that the head's deadline is fair; the response's, which holds its HTTP/2 place.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::pin::Pin;
 use std::rc::Rc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker};
 
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use tokio::time::Instant;
 
-use super::line::Upload;
+use super::line::{Line, Upload};
 
 /// How far sending the request has come.
 #[derive(Debug, Default)]
@@ -20,6 +20,49 @@ pub(super) struct Progress {
     pub(super) finished: Cell<Option<Instant>>,
     /// The body itself broke off.
     pub(super) broke: Cell<bool>,
+    /// Nothing more of it is sent; for the task that pipes it into an HTTP/2 stream.
+    cut: Cell<bool>,
+    waker: RefCell<Option<Waker>>,
+}
+
+impl Progress {
+    /// Ends the task that pipes the body.
+    pub(super) fn cut(&self) {
+        self.cut.set(true);
+        if let Some(waker) = self.waker.borrow_mut().take() {
+            waker.wake();
+        }
+    }
+}
+
+thread_local! {
+    /// The body whose first frame was just asked for by the engine's HTTP/2 client: if it cannot be sent at once, the engine spawns a task
+    /// for it in the same turn.
+    static PIPED: Cell<Option<Rc<Progress>>> = const { Cell::new(None) };
+}
+
+/// The body that the task which is being spawned pipes, if it is such a task.
+pub(super) fn piped() -> Option<Rc<Progress>> {
+    PIPED.take()
+}
+
+/// Runs the task that pipes a body, unless the body is cut. The engine asks such a body for nothing while the peer gives no window, so only
+/// dropping the task ends it: the stream is reset.
+pub(super) async fn pipe<F: Future<Output = ()>>(progress: Rc<Progress>, mut task: Pin<Box<F>>) {
+    std::future::poll_fn(|cx| {
+        if progress.cut.get() {
+            return Poll::Ready(());
+        }
+        let polled = task.as_mut().poll(cx);
+        if polled.is_pending() {
+            let mut waker = progress.waker.borrow_mut();
+            if !waker.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
+                *waker = Some(cx.waker().clone());
+            }
+        }
+        polled
+    })
+    .await;
 }
 
 /// A request body on its way. One without content (most) is not watched and costs nothing.
@@ -28,22 +71,37 @@ pub(super) struct Outgoing<B> {
     watched: Option<Watched>,
 }
 
-struct Watched(Rc<Progress>);
+struct Watched {
+    progress: Rc<Progress>,
+    /// The place on an HTTP/2 connection, held as long as the body is; its first frame is still to be asked for.
+    place: Option<Rc<Seat>>,
+    fresh: bool,
+}
 
 impl Drop for Watched {
     fn drop(&mut self) {
-        self.0.finished.set(Some(Instant::now()));
+        self.progress.finished.set(Some(Instant::now()));
+        if self.place.is_some() {
+            PIPED.take();
+        }
     }
 }
 
 impl<B: Body> Outgoing<B> {
     pub(super) fn new(inner: B) -> Self {
-        let watched = (!inner.is_end_stream()).then(|| Watched(Rc::default()));
+        let watched = (!inner.is_end_stream()).then(|| Watched { progress: Rc::default(), place: None, fresh: false });
         Self { inner, watched }
     }
 
     pub(super) fn progress(&self) -> Option<Rc<Progress>> {
-        self.watched.as_ref().map(|watched| Rc::clone(&watched.0))
+        self.watched.as_ref().map(|watched| Rc::clone(&watched.progress))
+    }
+
+    /// It goes over HTTP/2, and holds this place until the engine lets go of it.
+    pub(super) fn hold(&mut self, place: &Rc<Seat>) {
+        if let Some(watched) = &mut self.watched {
+            (watched.place, watched.fresh) = (Some(Rc::clone(place)), true);
+        }
     }
 }
 
@@ -53,7 +111,11 @@ impl<B: Body<Data = Bytes> + Unpin> Body for Outgoing<B> {
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
         let polled = Pin::new(&mut self.inner).poll_frame(cx);
-        if let (Poll::Ready(frame), Some(Watched(progress))) = (&polled, &self.watched) {
+        let Some(Watched { progress, fresh, .. }) = &mut self.watched else { return polled };
+        if std::mem::take(fresh) {
+            PIPED.set(Some(Rc::clone(progress)));
+        }
+        if let Poll::Ready(frame) = &polled {
             progress.frames.set(progress.frames.get() + 1);
             progress.broke.set(matches!(frame, Some(Err(_))));
         }
@@ -91,20 +153,25 @@ impl Drop for Seat {
 #[derive(Debug)]
 pub struct ResponseBody {
     inner: hyper::body::Incoming,
-    seat: Option<Seat>,
+    seat: Option<Rc<Seat>>,
     upload: Option<Upload>,
+    /// Of an HTTP/1.1 connection.
+    line: Option<Rc<Line>>,
 }
 
 impl ResponseBody {
-    pub(super) const fn new(inner: hyper::body::Incoming, seat: Option<Seat>, upload: Option<Upload>) -> Self {
-        Self { inner, seat, upload }
+    pub(super) fn new(
+        inner: hyper::body::Incoming,
+        seat: Option<Rc<Seat>>,
+        line: Option<Rc<Line>>,
+        progress: Option<Rc<Progress>>,
+    ) -> Self {
+        Self { inner, seat, upload: Upload::unsent(progress, line.as_ref()), line }
     }
 
     /// The request body that is still being sent, if one is.
     pub fn upload(&mut self) -> Option<Upload> {
-        let mut upload = self.upload.take().filter(Upload::is_unsent)?;
-        upload.seat = self.seat.take();
-        Some(upload)
+        self.upload.take().filter(Upload::is_unsent)
     }
 
     /// Whether the request body is still being sent.
@@ -114,13 +181,23 @@ impl ResponseBody {
     }
 }
 
+impl Drop for ResponseBody {
+    fn drop(&mut self) {
+        if let Some(line) = self.line.take()
+            && !self.is_ahead()
+        {
+            line.done();
+        }
+    }
+}
+
 impl Body for ResponseBody {
     type Data = Bytes;
     type Error = hyper::Error;
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
         let polled = Pin::new(&mut self.inner).poll_frame(cx);
-        if matches!(polled, Poll::Ready(None | Some(Err(_)))) && !self.is_ahead() {
+        if matches!(polled, Poll::Ready(None | Some(Err(_)))) {
             self.seat = None;
         }
         polled

@@ -17,6 +17,7 @@ use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
+use super::body::{pipe, piped};
 use super::error::{DialError, Place};
 use super::fair::Fair;
 use super::hop::{Facts, Hop};
@@ -63,7 +64,10 @@ struct OnThisThread;
 
 impl<F: Future<Output = ()> + 'static> hyper::rt::Executor<F> for OnThisThread {
     fn execute(&self, task: F) {
-        tokio::task::spawn_local(task);
+        match piped() {
+            Some(body) => tokio::task::spawn_local(pipe(body, Box::pin(task))),
+            None => tokio::task::spawn_local(task),
+        };
     }
 }
 

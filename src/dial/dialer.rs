@@ -14,10 +14,9 @@ use tokio::net::TcpStream;
 use super::body::{Outgoing, ResponseBody};
 use super::connector::{Connector, sweep};
 use super::error::{DialError, Place};
-use super::exchange::{Failed, accept, exchange};
+use super::exchange::{Answered, Failed, accept, exchange};
 use super::hop::{Facts, Hop};
 use super::lane::{Lane, Met, Sender};
-use super::line::Upload;
 use super::pool::Pool;
 use crate::address::Resolver;
 use crate::catalogue::Protocol;
@@ -150,14 +149,14 @@ where
         met: Met,
         hop: &Hop<'_>,
         facts: &Facts,
-        (response, upload): (Response<hyper::body::Incoming>, Option<Upload>),
+        answer: Answered,
     ) -> Result<Response<ResponseBody>, DialError> {
         let (kept, seat) = match sender {
             Sender::H1(sender) => (Some(sender), None),
             Sender::H2(_, seat) => (None, Some(seat)),
         };
-        let switched = response.status() == StatusCode::SWITCHING_PROTOCOLS;
-        let response = accept(response, (seat, upload), hop, facts)?;
+        let switched = answer.status() == StatusCode::SWITCHING_PROTOCOLS;
+        let response = accept(answer, seat, hop, facts)?;
         if let Some(sender) = kept.filter(|_| !switched && !hop.upgrade) {
             let now = self.inner.connector.clock.instant();
             lane.keep(sender, met, now, self.inner.limits.kept_per_key);

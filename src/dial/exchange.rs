@@ -2,6 +2,7 @@
 
 use std::future::Future;
 use std::pin::{Pin, pin};
+use std::rc::Rc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -15,7 +16,7 @@ use super::body::{Outgoing, Progress, ResponseBody, Seat};
 use super::error::{DialError, Place};
 use super::hop::{Facts, Hop};
 use super::lane::{Lane, Sender};
-use super::line::{Unanswered, Upload};
+use super::line::{Line, Unanswered};
 
 /// How an exchange ended without a response.
 pub(super) enum Failed<B> {
@@ -23,6 +24,19 @@ pub(super) enum Failed<B> {
     Unsent(Box<Request<Outgoing<B>>>, DialError),
     /// Something may have been written.
     Sent(DialError),
+}
+
+/// An answer, the line of its HTTP/1.1 connection, and how far the request's body has come, if there is one.
+pub(super) struct Answered {
+    response: Response<hyper::body::Incoming>,
+    line: Option<Rc<Line>>,
+    progress: Option<Rc<Progress>>,
+}
+
+impl Answered {
+    pub(super) fn status(&self) -> StatusCode {
+        self.response.status()
+    }
 }
 
 /// HTTP/1.1: origin form, and a `Host` (RFC 9112 sections 3.2.1 and 3.2).
@@ -62,7 +76,7 @@ pub(super) async fn exchange<B>(
     hop: &Hop<'_>,
     facts: &mut Facts,
     mut request: Request<Outgoing<B>>,
-) -> Result<(Response<hyper::body::Incoming>, Option<Upload>), Failed<B>>
+) -> Result<Answered, Failed<B>>
 where
     B: Body<Data = Bytes> + Unpin + 'static,
 {
@@ -75,14 +89,15 @@ where
             waiting = Some(sender.unanswered());
             in_time(pin!(sender.try_send_request(request)), progress.as_deref(), hop).await
         }
-        Sender::H2(sender, _) => {
+        Sender::H2(sender, place) => {
+            request.body_mut().hold(place);
             let scheme = if hop.destination.scheme == crate::capture::Scheme::Https { Scheme::HTTPS } else { Scheme::HTTP };
             shape_h2(&mut request, scheme, &lane.host, &lane.authority);
             in_time(pin!(sender.try_send_request(request)), progress.as_deref(), hop).await
         }
     };
     match answered {
-        Ok(Ok(response)) => Ok((response, Upload::unsent(progress, waiting.and_then(Unanswered::answered)))),
+        Ok(Ok(response)) => Ok(Answered { response, line: waiting.and_then(Unanswered::answered), progress }),
         Ok(Err(error)) => Err(unanswered(error, progress.as_deref(), hop, facts)),
         Err(what) => {
             let after = if what == STALLED { hop.upstream.deadlines.idle } else { hop.upstream.deadlines.response_head };
@@ -169,8 +184,8 @@ fn chain(error: &hyper::Error) -> String {
 
 /// What every response head must be before anybody sees it.
 pub(super) fn accept(
-    mut response: Response<hyper::body::Incoming>,
-    (seat, upload): (Option<Seat>, Option<Upload>),
+    Answered { mut response, line, progress }: Answered,
+    seat: Option<Rc<Seat>>,
     hop: &Hop<'_>,
     facts: &Facts,
 ) -> Result<Response<ResponseBody>, DialError> {
@@ -183,5 +198,5 @@ pub(super) fn accept(
     if response.headers().contains_key(TRANSFER_ENCODING) {
         response.headers_mut().remove(CONTENT_LENGTH);
     }
-    Ok(response.map(|body| ResponseBody::new(body, seat, upload)))
+    Ok(response.map(|body| ResponseBody::new(body, seat, line, progress)))
 }

@@ -68,7 +68,7 @@ struct Shared<B> {
 /// A connection that can take a request now.
 pub(super) enum Sender<B> {
     H1(Held<http1::SendRequest<Outgoing<B>>>),
-    H2(http2::SendRequest<Outgoing<B>>, Seat),
+    H2(http2::SendRequest<Outgoing<B>>, Rc<Seat>),
 }
 
 impl<B> Lane<B> {
@@ -167,7 +167,7 @@ impl<B> Lane<B> {
         shared.retain(|entry| !entry.sender.is_closed());
         let free = shared.iter_mut().find(|entry| entry.taken.get() < MOST_STREAMS.min(entry.allowed.get()))?;
         free.used = now;
-        Some((Sender::H2(free.sender.clone(), Seat::take(&free.taken)), free.met))
+        Some((Sender::H2(free.sender.clone(), Rc::new(Seat::take(&free.taken))), free.met))
     }
 
     /// Keeps an HTTP/1.1 connection for the next request; it becomes ready by itself when this response's body has ended.
@@ -186,7 +186,7 @@ impl<B> Lane<B> {
     /// Adds an HTTP/2 connection and takes the first place on it.
     pub(super) fn share(&self, sender: http2::SendRequest<Outgoing<B>>, allowed: Rc<Cell<u32>>, met: Met, now: Instant) -> Sender<B> {
         let taken = Rc::new(Cell::new(0));
-        let seat = Seat::take(&taken);
+        let seat = Rc::new(Seat::take(&taken));
         self.shared.borrow_mut().push(Shared { sender: sender.clone(), taken, allowed, used: now, met });
         Sender::H2(sender, seat)
     }
@@ -194,7 +194,10 @@ impl<B> Lane<B> {
     /// Lets go of what is closed or idle for too long; whether anything is left, or on its way.
     pub(super) fn sweep(&self, now: Instant, idle: Duration) -> bool {
         let mut kept = self.kept.borrow_mut();
-        kept.retain(|entry| !entry.sender.is_closed() && (!entry.sender.is_ready() || now.saturating_duration_since(entry.since) < idle));
+        kept.retain(|entry| {
+            let Kept { sender, since, .. } = entry;
+            if sender.is_ready() { now.saturating_duration_since(*since) < idle } else { !sender.is_closed() && !sender.is_clogged() }
+        });
         let mut shared = self.shared.borrow_mut();
         shared.retain(|entry| !entry.sender.is_closed() && (entry.taken.get() > 0 || now.saturating_duration_since(entry.used) < idle));
         self.opening.get() || !kept.is_empty() || !shared.is_empty()

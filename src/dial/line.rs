@@ -11,10 +11,21 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::task::{Context, Poll, Waker};
 
-use super::body::{Progress, Seat};
+use tokio::time::Instant;
+
+use super::body::Progress;
 
 /// What an upstream may send before the answer's head is there: heads of 64 KiB at most, and what follows the last in the same reads.
 const MOST_BEFORE_AN_ANSWER: usize = 1 << 20;
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+enum Done {
+    #[default]
+    No,
+    Yes,
+    /// And a sweep has seen it so, with bytes still unwritten.
+    Seen,
+}
 
 /// Between a connection's task and whoever has its sender.
 #[derive(Debug)]
@@ -22,13 +33,15 @@ pub(super) struct Line {
     cut: Cell<bool>,
     waker: RefCell<Option<Waker>>,
     waiting: Cell<bool>,
+    /// Neither a body nor an answer is under way, as the pool's sweep last saw it: what is left to be written lies with the engine.
+    done: Cell<Done>,
     /// Bytes read since the request that waits was sent.
     read: Arc<AtomicUsize>,
 }
 
 impl Line {
     pub(super) fn new(read: Arc<AtomicUsize>) -> Rc<Self> {
-        Rc::new(Self { cut: Cell::new(false), waker: RefCell::default(), waiting: Cell::new(false), read })
+        Rc::new(Self { cut: Cell::new(false), waker: RefCell::default(), waiting: Cell::new(false), done: Cell::default(), read })
     }
 
     /// Ends the connection.
@@ -36,6 +49,27 @@ impl Line {
         self.cut.set(true);
         if let Some(waker) = self.waker.borrow_mut().take() {
             waker.wake();
+        }
+    }
+
+    /// The answer and the request's body have ended.
+    pub(super) fn done(&self) {
+        self.done.set(Done::Yes);
+    }
+
+    /// For the pool's sweep, of a connection that is not ready: whether it was so at the last sweep too with nothing under way, because its
+    /// peer does not take the last bytes of a body. It ends then.
+    fn is_clogged(&self) -> bool {
+        match self.done.get() {
+            Done::No => false,
+            Done::Yes => {
+                self.done.set(Done::Seen);
+                false
+            }
+            Done::Seen => {
+                self.cut();
+                true
+            }
         }
     }
 
@@ -63,9 +97,15 @@ impl<S> Held<S> {
         Self { sender, line }
     }
 
+    /// Whether nothing is under way on a connection that is not ready, for longer than from one sweep to the next: it ends.
+    pub(super) fn is_clogged(&self) -> bool {
+        self.line.is_clogged()
+    }
+
     /// Cuts the connection unless it is answered.
     pub(super) fn unanswered(&self) -> Unanswered {
         self.line.waiting.set(true);
+        self.line.done.set(Done::No);
         self.line.read.store(0, Relaxed);
         Unanswered(Some(Rc::clone(&self.line)))
     }
@@ -105,21 +145,20 @@ impl Drop for Unanswered {
     }
 }
 
-/// A request body that was not yet sent when the answer came. Dropped before it is, it ends its connection, which is of no use then.
+/// A request body that was not yet sent when the answer came. Dropped before it is, it is cut: an HTTP/1.1 connection ends, an HTTP/2
+/// stream is reset.
 #[derive(Debug)]
 pub struct Upload {
-    /// Of an HTTP/1.1 connection; an HTTP/2 stream ends with its body.
+    /// Of an HTTP/1.1 connection.
     line: Option<Rc<Line>>,
     progress: Rc<Progress>,
-    /// The place on an HTTP/2 connection, once the answer no longer needs it.
-    pub(super) seat: Option<Seat>,
 }
 
 impl Upload {
     /// What is still to be sent, if anything is.
-    pub(super) fn unsent(progress: Option<Rc<Progress>>, line: Option<Rc<Line>>) -> Option<Self> {
-        let upload = progress.map(|progress| Self { line, progress, seat: None })?;
-        upload.is_unsent().then_some(upload)
+    pub(super) fn unsent(progress: Option<Rc<Progress>>, line: Option<&Rc<Line>>) -> Option<Self> {
+        let progress = progress.filter(|progress| progress.finished.get().is_none())?;
+        Some(Self { line: line.map(Rc::clone), progress })
     }
 
     /// Whether the engine still has the body.
@@ -127,16 +166,20 @@ impl Upload {
         self.progress.finished.get().is_none()
     }
 
-    /// Nothing more is sent: an HTTP/1.1 connection ends.
+    /// Nothing more is sent.
     pub fn cut(&self) {
-        if let Some(line) = &self.line {
-            line.cut();
+        match &self.line {
+            Some(line) => line.cut(),
+            None => self.progress.cut(),
         }
     }
 
     /// The body has ended; its connection may go on.
-    pub fn ended(mut self) {
-        self.line = None;
+    pub fn ended(self) {
+        self.progress.finished.set(Some(Instant::now()));
+        if let Some(line) = &self.line {
+            line.done();
+        }
     }
 }
 
@@ -145,5 +188,32 @@ impl Drop for Upload {
         if self.is_unsent() {
             self.cut();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn is_cut(line: &Line) -> bool {
+        line.poll_cut(&Context::from_waker(Waker::noop())).is_ready()
+    }
+
+    #[test]
+    fn what_a_peer_does_not_take_with_nothing_under_way_ends_at_the_second_sweep() {
+        let line = Line::new(Arc::default());
+        assert!(!line.is_clogged() && !line.is_clogged(), "an answer is under way for as long as it likes");
+        line.done();
+        assert!(!line.is_clogged() && !is_cut(&line), "it may have ended just now");
+        assert!(line.is_clogged() && is_cut(&line));
+    }
+
+    #[test]
+    fn a_body_that_is_dropped_unsent_is_cut_and_one_that_ended_is_not() {
+        let (line, progress) = (Line::new(Arc::default()), Rc::new(Progress::default()));
+        Upload::unsent(Some(Rc::clone(&progress)), Some(&line)).unwrap().ended();
+        assert!(!is_cut(&line) && Upload::unsent(Some(progress), Some(&line)).is_none());
+        drop(Upload::unsent(Some(Rc::default()), Some(&line)));
+        assert!(is_cut(&line));
     }
 }

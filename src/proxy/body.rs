@@ -67,7 +67,7 @@ impl http_body::Body for Body {
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let Some((inner, passage)) = &mut self.content else { return Poll::Ready(None) };
-        let Some(passage) = passage.upgrade().filter(|passage| passage.ended().get().is_none()) else {
+        let Some(passage) = passage.upgrade().filter(|passage| passage.may_send()) else {
             return Poll::Ready(Some(Err(BodyError::Ended)));
         };
         let Poll::Ready(frame) = Pin::new(inner).poll_frame(cx) else {

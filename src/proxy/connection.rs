@@ -43,6 +43,8 @@ pub(super) struct Conn {
     seat: Rc<Seat>,
     pub(super) served: Cell<u32>,
     pub(super) live: Cell<u32>,
+    /// Passages whose request's body goes on behind its answer.
+    uploads: Cell<u32>,
     pub(super) last_end: Cell<Instant>,
     head_since: Cell<Option<Instant>>,
     pub(super) closing: Cell<bool>,
@@ -60,6 +62,7 @@ impl Conn {
             seat: Rc::clone(seat),
             served: Cell::new(0),
             live: Cell::new(0),
+            uploads: Cell::new(0),
             last_end: Cell::new(worker.clock().instant()),
             head_since: Cell::new(None),
             closing: Cell::new(worker.is_draining()),
@@ -119,6 +122,21 @@ impl Conn {
         }
     }
 
+    /// One more request body wants to go on behind its answer. Such passages are bounded like those that wait for an answer: one over
+    /// HTTP/1, as many as it may have streams over HTTP/2.
+    pub(super) fn uploads_on(&self) -> bool {
+        let most = if self.http2 { self.worker.limits().streams } else { 1 };
+        let free = self.uploads.get() < most;
+        self.uploads.set(self.uploads.get() + u32::from(free));
+        free
+    }
+
+    /// One of them has ended.
+    pub(super) fn upload_ended(&self) {
+        self.uploads.set(self.uploads.get().saturating_sub(1));
+        self.wake();
+    }
+
     /// Ends it once its requests are answered.
     pub(super) fn close(&self) {
         self.closing.set(true);
@@ -156,7 +174,7 @@ impl Conn {
             return Some((since + limits.head_deadline, true));
         }
         self.head_since.set(None);
-        (self.live.get() == 0 && (self.http2 || self.wire.between())).then(|| (self.last_end.get() + limits.idle, false))
+        (self.live.get() == 0).then(|| (self.last_end.get() + limits.idle, false))
     }
 
     /// When it may rest, if it may.

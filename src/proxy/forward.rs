@@ -134,6 +134,15 @@ pub(super) fn hop_by_hop(headers: &mut HeaderMap, version: Version) -> Wishes {
     hops.remove(headers, version)
 }
 
+/// Whether the sender of this head ends the connection behind it (RFC 9112 section 9.3).
+pub(super) fn closes(headers: &HeaderMap, version: Version) -> bool {
+    let says = |option: &str| {
+        let mut lines = headers.get_all(CONNECTION).iter().flat_map(|line| line.as_bytes().split(|byte| *byte == b','));
+        lines.any(|token| token.trim_ascii().eq_ignore_ascii_case(option.as_bytes()))
+    };
+    says("close") || (version == Version::HTTP_10 && !says("keep-alive"))
+}
+
 fn has_trailers(value: &HeaderValue) -> bool {
     value.as_bytes().split(|byte| *byte == b',').any(|coding| coding.trim_ascii().eq_ignore_ascii_case(b"trailers"))
 }

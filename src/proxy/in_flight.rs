@@ -168,7 +168,7 @@ impl Worker {
             }
             if passage.is_too_slow(now) {
                 passage.end(Ended::TooSlow);
-            } else if passage.silent(now) > passage.idle.get() {
+            } else if passage.silent(now) > passage.idle.get() && !passage.uploads_on() {
                 passage.end(Ended::Idle);
             } else if passage.until.get().is_some_and(|until| until <= wall) {
                 passage.end(Ended::Expired);

@@ -140,6 +140,8 @@ pub(super) struct Passage {
     block: RefCell<Option<Arc<Block>>>,
     /// It was told and did not end: its HTTP/2 stream is dropped.
     cut: Cell<bool>,
+    /// It is recorded: whatever of its request's body is left goes nowhere.
+    over: Cell<bool>,
     /// The answer is out and the request body is still on its way: the passage ends when that does.
     rest: RefCell<Option<(Guard, Upload)>>,
     /// Of the request's side and of the response's.
@@ -202,6 +204,7 @@ impl Guard {
             ended: Cell::new(None),
             block: RefCell::default(),
             cut: Cell::new(false),
+            over: Cell::new(false),
             rest: RefCell::default(),
             wakers: RefCell::default(),
             judged: Cell::new(None),
@@ -224,8 +227,11 @@ impl Guard {
     }
 
     /// The answer is out before the request's body is: what the caller sends goes on to the upstream, and both connections may carry
-    /// further requests.
+    /// further requests. Not for a passage that was ended, nor for more than its connection may have: there the body is cut.
     pub(super) fn outlast(self, upload: Upload) {
+        if self.ended.get().is_some() || !self.conn.uploads_on() {
+            return;
+        }
         let passage = Rc::clone(&self.0);
         passage.touch();
         passage.rest.replace(Some((self, upload)));
@@ -243,6 +249,7 @@ impl Deref for Guard {
 impl Drop for Guard {
     fn drop(&mut self) {
         let worker = self.0.conn.worker();
+        self.0.over.set(true);
         worker.live().remove(&self.0);
         worker.shared().metrics.passage_ended();
         let now = worker.clock().instant();
@@ -377,20 +384,40 @@ impl Passage {
 
     /// Whether nothing comes of a request body that goes on behind its answer.
     pub(super) fn is_stuck(&self, now: Instant) -> bool {
-        self.rest.borrow().is_some() && (self.is_slow(now) || self.silent(now) > self.conn.worker().limits().body_grace)
+        self.uploads_on() && (self.is_slow(now) || self.silent(now) > self.conn.worker().limits().body_grace)
+    }
+
+    /// Whether the request body goes on behind its answer.
+    pub(super) fn uploads_on(&self) -> bool {
+        self.rest.borrow().is_some()
+    }
+
+    /// Whether a frame of the request's body may still go out.
+    pub(super) fn may_send(&self) -> bool {
+        !self.over.get() && self.ended.get().is_none()
     }
 
     /// The request body has ended, or nobody takes it any more.
     pub(super) fn sent(&self) {
-        if let Some((_guard, upload)) = self.rest.take() {
+        if let Some((guard, upload)) = self.rest.take() {
             upload.ended();
+            self.rested(guard);
         }
     }
 
     /// Lets go of a request body that goes on behind its answer; the answer was given, and so it is recorded.
     pub(super) fn give_up(&self) {
         self.wake();
-        drop(self.rest.take());
+        if let Some((guard, upload)) = self.rest.take() {
+            drop(upload);
+            self.rested(guard);
+        }
+    }
+
+    /// The caller's connection looks at its deadlines again: it may have waited for this alone.
+    fn rested(&self, guard: Guard) {
+        drop(guard);
+        self.conn.upload_ended();
     }
 
     fn is_slow(&self, now: Instant) -> bool {
@@ -462,7 +489,8 @@ impl Passage {
     /// HTTP/1 has nothing but its connection.
     pub(super) fn cut(&self) {
         self.cut.set(true);
-        if !self.conn.is_http2() {
+        // Behind its answer the connection may serve another request already.
+        if !self.conn.is_http2() && !self.uploads_on() {
             self.conn.abort();
         }
         self.give_up();

@@ -341,9 +341,9 @@ pub(super) async fn until_ended<F: Future>(passage: &Passage, mut future: Pin<&m
 /// Passes the upstream's answer on, its head changed in place.
 fn relay(guard: Guard, response: Response<ResponseBody>, credential: Option<Arc<Credential>>) -> Response<Answer> {
     let (mut parts, body) = response.into_parts();
-    parts.version = Version::HTTP_11;
     // The upstream takes no more of the request's body: the caller's connection ends with this answer too, and it shall know.
-    let closes = body.is_ahead() && !guard.conn().is_http2() && parts.headers.get(CONNECTION).is_some_and(|value| value == "close");
+    let closes = body.is_ahead() && !guard.conn().is_http2() && forward::closes(&parts.headers, parts.version);
+    parts.version = Version::HTTP_11;
     let mut reflected = false;
     guard.note(|access| {
         let remove = access.upstream.as_deref().map(|upstream| upstream.response_remove.as_slice()).unwrap_or_default();

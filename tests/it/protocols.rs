@@ -1,5 +1,6 @@
 //! Story: what the caller and the upstream say to each other arrives as it was said, in every pair of protocols.
 
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -408,6 +409,106 @@ fn an_upload_that_stops_behind_its_answer_is_let_go() {
     assert_eq!(up.wire_bytes(), before);
     assert!(up.seen().iter().all(|seen| !seen.complete), "half a body never looks whole");
     until("no passage", || (exeat.metric(&["exeat_passages "]) == 0.0).then_some(()));
+}
+
+/// An HTTP/2 upstream that answers every request at once, with `first`, and lets nobody send it a byte of a body. What came of each body.
+fn stingy(told: &Arc<Mutex<Vec<(String, String)>>>) -> u16 {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("bound");
+    let port = listener.local_addr().expect("an address").port();
+    listener.set_nonblocking(true).expect("set");
+    let told = Arc::clone(told);
+    std::thread::spawn(move || {
+        tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime").block_on(async move {
+            let listener = tokio::net::TcpListener::from_std(listener).expect("taken over");
+            while let Ok((stream, _)) = listener.accept().await {
+                let told = Arc::clone(&told);
+                tokio::spawn(async move {
+                    let mut builder = ::h2::server::Builder::new();
+                    let mut server = builder.initial_window_size(0).handshake::<_, Bytes>(stream).await.expect("HTTP/2");
+                    while let Some(Ok((request, mut respond))) = server.accept().await {
+                        let told = Arc::clone(&told);
+                        tokio::spawn(async move {
+                            let mut send = respond.send_response(http::Response::new(()), false).expect("sent");
+                            send.send_data(Bytes::from_static(b"first"), true).expect("sent");
+                            let (path, mut body) = (request.uri().path().to_owned(), request.into_body());
+                            let came = match body.data().await {
+                                None => "nothing".to_owned(),
+                                Some(Ok(data)) => format!("{} bytes", data.len()),
+                                Some(Err(error)) => format!("{:?}", error.reason()),
+                            };
+                            told.lock().expect("told").push((path, came));
+                        });
+                    }
+                });
+            }
+        });
+    });
+    port
+}
+
+#[test]
+fn an_upstream_that_takes_nothing_holds_nothing_behind_its_answer() {
+    let told = Arc::default();
+    let port = stingy(&told);
+    let exeat = House::new()
+        .listener("mesh", Capture::Host)
+        .origin("stingy", &[&format!("http://127.0.0.1:{port}")], "protocol: h2")
+        .policy("base.yaml", &allow_all(&["stingy"]))
+        .admin()
+        .extra("limits: { body_grace: 1s }")
+        .start();
+    let host = format!("127.0.0.1:{port}");
+    let came = |path: &str| {
+        until(&format!("what came of {path}"), || {
+            let told = told.lock().expect("told");
+            told.iter().find(|(told, _)| told == path).map(|(_, came)| came.clone())
+        })
+    };
+    let outcome = |path: &str| exeat.record("its record", |record| record["kind"] == "access" && record["path"] == path)["outcome"].clone();
+    // A whole body that nobody takes: the connection serves on, one such passage rests behind it, and is given up.
+    let mut wire = exeat.wire("mesh");
+    // By then exeat knows how little the upstream takes.
+    assert_eq!(wire.ask("GET", "/before", &host, &[], b"").status, 200);
+    for at in 0..20 {
+        assert_eq!(wire.ask("POST", &format!("/whole/{at}"), &host, &[], b"x").text(), "first", "{at}");
+    }
+    assert!(exeat.metric(&["exeat_passages "]) <= 1.0, "{}", exeat.metrics());
+    for at in 0..20 {
+        assert_eq!(came(&format!("/whole/{at}")), "Some(CANCEL)", "{at}");
+        assert_eq!(outcome(&format!("/whole/{at}")), "allowed", "{at}");
+    }
+    assert_eq!(wire.ask("GET", "/after", &host, &[], b"").status, 200);
+    // One of which more is to come: its caller's connection does not outlast it.
+    let mut wire = exeat.wire("mesh");
+    wire.send(format!("POST /part HTTP/1.1\r\nHost: {host}\r\nContent-Length: 5000000\r\n\r\n{}", "x".repeat(300_000)).as_bytes());
+    assert_eq!(wire.answer("POST").text(), "first");
+    wire.until_end().expect("the connection ends");
+    assert_eq!((came("/part").as_str(), outcome("/part")), ("Some(CANCEL)", "allowed".into()));
+    // Revoked, it is reset at once.
+    let mut wire = exeat.wire("mesh");
+    assert_eq!(wire.ask("POST", "/revoked", &host, &[], b"x").text(), "first");
+    exeat.revoke("upstream stingy");
+    assert_eq!((came("/revoked").as_str(), outcome("/revoked")), ("Some(CANCEL)", "aborted".into()));
+    until("no passage", || (exeat.metric(&["exeat_passages "]) == 0.0).then_some(()));
+    assert_eq!(exeat.ask("mesh", "GET", "/x", &host, &[]).refusal(), Some("revoked"));
+}
+
+#[test]
+fn a_connection_is_idle_once_the_upload_behind_its_answer_has_ended() {
+    let up = Upstream::http();
+    let exeat = House::new()
+        .listener("mesh", Capture::Host)
+        .upstream("up", &up)
+        .policy("base.yaml", &allow_all(&["up"]))
+        .extra("limits: { keep_alive: 700ms }")
+        .start();
+    let mut wire = exeat.wire("mesh");
+    wire.send(format!("POST /first HTTP/1.1\r\nHost: {}\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nbegin\r\n", up.authority()).as_bytes());
+    assert_eq!(wire.answer("POST").text(), "first");
+    wire.send(b"0\r\n\r\n");
+    wire.until_end().expect("it is closed like any idle connection");
+    assert_eq!(exeat.record("the upload", |record| record["kind"] == "access")["outcome"], "allowed");
+    assert!(up.wait_for("/first").complete || until("its end", || up.matching("/first").pop().filter(|seen| seen.complete)).complete);
 }
 
 #[test]
