@@ -124,7 +124,7 @@ impl Conn {
 
     /// One more request body wants to go on behind its answer. Such passages are bounded like those that wait for an answer: one over
     /// HTTP/1, as many as it may have streams over HTTP/2.
-    pub(super) fn uploads_on(&self) -> bool {
+    pub(super) fn upload_begins(&self) -> bool {
         let most = if self.http2 { self.worker.limits().streams } else { 1 };
         let free = self.uploads.get() < most;
         self.uploads.set(self.uploads.get() + u32::from(free));

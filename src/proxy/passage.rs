@@ -229,7 +229,7 @@ impl Guard {
     /// The answer is out before the request's body is: what the caller sends goes on to the upstream, and both connections may carry
     /// further requests. Not for a passage that was ended, nor for more than its connection may have: there the body is cut.
     pub(super) fn outlast(self, upload: Upload) {
-        if self.ended.get().is_some() || !self.conn.uploads_on() {
+        if self.ended.get().is_some() || !self.conn.upload_begins() {
             return;
         }
         let passage = Rc::clone(&self.0);

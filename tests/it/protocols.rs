@@ -455,7 +455,8 @@ fn an_upstream_that_takes_nothing_holds_nothing_behind_its_answer() {
         .origin("stingy", &[&format!("http://127.0.0.1:{port}")], "protocol: h2")
         .policy("base.yaml", &allow_all(&["stingy"]))
         .admin()
-        .extra("limits: { body_grace: 1s }")
+        // One worker, so that every request goes over the connection whose settings are known.
+        .extra("threads: 1\nlimits: { body_grace: 1s }")
         .start();
     let host = format!("127.0.0.1:{port}");
     let came = |path: &str| {
