@@ -73,8 +73,9 @@ pub(super) struct Outgoing<B> {
 
 struct Watched {
     progress: Rc<Progress>,
-    /// The place on an HTTP/2 connection, held as long as the body is; its first frame is still to be asked for.
+    /// The place on an HTTP/2 connection, held as long as the body is.
     place: Option<Rc<Seat>>,
+    /// Its first frame over HTTP/2 is still to be asked for.
     fresh: bool,
 }
 
@@ -171,7 +172,10 @@ impl ResponseBody {
 
     /// The request body that is still being sent, if one is.
     pub fn upload(&mut self) -> Option<Upload> {
-        self.upload.take().filter(Upload::is_unsent)
+        let upload = self.upload.take().filter(Upload::is_unsent)?;
+        // The connection is done when the upload is, and that is told there.
+        self.line = None;
+        Some(upload)
     }
 
     /// Whether the request body is still being sent.
