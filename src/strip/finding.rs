@@ -17,6 +17,8 @@ const NAME: usize = 64;
 const PLACES: usize = 512;
 /// Credentials that one worker knows again.
 const KNOWN: usize = 256;
+/// How many of them share a place: those of one head must not push each other out by the chance of their hashes.
+const SET: usize = 4;
 
 /// What a found credential looks like.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -99,7 +101,14 @@ impl Held<'_> {
 /// known by a hash (`SipHash`, keyed at random for this thread) and not kept; the worst that two of one hash could do is to be recorded as one.
 struct Met {
     hashes: RandomState,
-    known: Vec<Option<Known>>,
+    known: Vec<Set>,
+}
+
+#[derive(Default)]
+struct Set {
+    known: [Option<Known>; SET],
+    /// Where the next one is kept: the oldest makes room.
+    turn: usize,
 }
 
 struct Known {
@@ -126,20 +135,21 @@ impl Met {
     ) -> (Kind, Arc<str>, Fingerprint) {
         let hash = self.hash(key, held.value, told);
         if self.known.is_empty() {
-            self.known.resize_with(KNOWN, || None);
+            self.known.resize_with(KNOWN / SET, Set::default);
         }
-        let at = usize::try_from(hash % KNOWN as u64).unwrap_or(0);
-        let known = self.known.get_mut(at);
-        if let Some(Some(known)) = &known
-            && known.hash == hash
-            && held.is_at(&known.place)
-        {
+        let at = usize::try_from(hash % (KNOWN / SET) as u64).unwrap_or(0);
+        let mut set = self.known.get_mut(at);
+        let mut met = set.iter().flat_map(|set| set.known.iter().flatten());
+        if let Some(known) = met.find(|known| known.hash == hash && held.is_at(&known.place)) {
             return (known.kind, Arc::clone(&known.place), known.fingerprint);
         }
         let (kind, secret) = look(held.value);
         let (place, fingerprint) = (place(held.slot, held.name), key.fingerprint(secret));
-        if let Some(known) = known {
-            *known = Some(Known { hash, kind, place: Arc::clone(&place), fingerprint });
+        if let Some(set) = &mut set
+            && let Some(oldest) = set.known.get_mut(set.turn)
+        {
+            *oldest = Some(Known { hash, kind, place: Arc::clone(&place), fingerprint });
+            set.turn = (set.turn + 1) % SET;
         }
         (kind, place, fingerprint)
     }
@@ -232,6 +242,27 @@ mod tests {
                 (Kind::Bearer, value.get(7..).unwrap())
             });
             assert_eq!((found.kind, found.fingerprint, looked), (Kind::Bearer, key.fingerprint(b"k-1"), looks));
+        }
+    }
+
+    /// Four of one head, of which two hold the same key: whatever their hashes, none is looked into twice.
+    #[test]
+    fn those_of_one_head_do_not_push_each_other_out() {
+        let key = FingerprintKey::new(&[1; 32]);
+        for number in 0..1000 {
+            let values = [0, 1, 2, 2].map(|slot| format!("k-{number}-{slot}"));
+            let names = [&b"x-api-key"[..], b"x-auth-token", b"x-token", b"x-secret"];
+            let mut looked = 0;
+            for _ in 0..3 {
+                for (name, value) in names.iter().zip(&values) {
+                    let held = Held { slot: "header", name, value: value.as_bytes() };
+                    finding(&key, &held, false, None, |value| {
+                        looked += 1;
+                        (Kind::ApiKey, value)
+                    });
+                }
+            }
+            assert_eq!(looked, 4, "of head {number}");
         }
     }
 
