@@ -479,6 +479,60 @@ async fn a_long_upload_is_not_a_late_head_but_a_stalled_one_ends() {
     .await;
 }
 
+/// A server that answers each request as soon as it has the head, and tells the bytes of the chunked bodies that follow.
+async fn early() -> (u16, tokio::sync::mpsc::UnboundedReceiver<Vec<u8>>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let (port, (tell, told)) = (listener.local_addr().unwrap().port(), tokio::sync::mpsc::unbounded_channel());
+    spawn_local(async move {
+        let (mut stream, _) = listener.accept().await.unwrap();
+        let mut read = Vec::new();
+        while stream.read_buf(&mut read).await.is_ok_and(|count| count > 0) {
+            if read.starts_with(b"POST") {
+                let Some(end) = memchr::memmem::find(&read, b"\r\n\r\n") else { continue };
+                read.drain(..end + 4);
+                stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok").await.unwrap();
+            }
+            tell.send(std::mem::take(&mut read)).ok();
+        }
+    });
+    (port, told)
+}
+
+#[tokio::test]
+async fn a_slow_upload_behind_its_answer_outlives_the_sweeps_and_its_connection_goes_on() {
+    worker(async {
+        let (port, mut told) = early().await;
+        let ((clock, dialer), upstream) = (dialer(), upstream(|_| {}));
+        let place = destination(Scheme::Http, "ledger.example", port);
+        let (pieces, body) = tokio::sync::mpsc::unbounded_channel::<&'static str>();
+        let body = futures_util::stream::unfold(body, |mut body| async move {
+            let piece = body.recv().await?;
+            Some((Ok(http_body::Frame::data(Bytes::from_static(piece.as_bytes()))), body))
+        });
+        let request = Request::post("/up").body(StreamBody::new(Box::pin(body)).boxed_unsync()).unwrap();
+        let mut facts = Facts::default();
+        let hop = hop(&upstream, &place);
+        let mut response = dialer.send(&hop, request, &mut facts, &mut || Ok(())).await.unwrap();
+        let upload = response.body_mut().upload().expect("the body is not sent");
+        assert_eq!(response.collect().await.unwrap().to_bytes(), "ok");
+        for piece in ["one", "two", "three"] {
+            assert!(dialer.inner.pool.borrow_mut().sweep(clock.instant(), Limits::default().idle));
+            pieces.send(piece).unwrap();
+            let arrives = async { while memchr::memmem::find(&told.recv().await.unwrap(), piece.as_bytes()).is_none() {} };
+            tokio::time::timeout(Duration::from_secs(10), arrives).await.unwrap();
+        }
+        drop(pieces);
+        while upload.is_unsent() {
+            tokio::task::yield_now().await;
+        }
+        upload.ended();
+        let request = Request::post("/next").body(Empty::new().boxed_unsync()).unwrap();
+        let (facts, answer) = send(&dialer, &hop, request).await;
+        assert_eq!((facts.reused, answer.unwrap().as_str()), (true, "ok"));
+    })
+    .await;
+}
+
 #[tokio::test]
 async fn addresses_out_of_reach_are_refused_before_a_packet() {
     worker(async {
