@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::task::{Context, Poll};
 
+use smallvec::SmallVec;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 /// Reads in one turn: up to 256 KiB. An answer that comes in one read is not held up, and of a body one frame is taken at a time anyway.
@@ -53,7 +54,7 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for Fair<T> {
     }
 
     fn poll_write_vectored(mut self: Pin<&mut Self>, cx: &mut Context<'_>, slices: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.inner).poll_write_vectored(cx, slices)
+        poll_write_together(Pin::new(&mut self.inner), cx, slices)
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -69,11 +70,66 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for Fair<T> {
     }
 }
 
+/// Most bytes that are copied to be written at once.
+const TOGETHER: usize = 1024;
+
+/// Writes slices: one, or a head and a small body, as a single write. `writev` costs the kernel more than `send`, and more than such a copy.
+///
+/// # Errors
+/// The stream's.
+pub fn poll_write_together<W: AsyncWrite>(stream: Pin<&mut W>, cx: &mut Context<'_>, slices: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
+    if let [one] = slices {
+        return stream.poll_write(cx, one);
+    }
+    if slices.iter().map(|slice| slice.len()).sum::<usize>() > TOGETHER {
+        return stream.poll_write_vectored(cx, slices);
+    }
+    let mut together = SmallVec::<[u8; TOGETHER]>::new();
+    slices.iter().for_each(|slice| together.extend_from_slice(slice));
+    stream.poll_write(cx, &together)
+}
+
 #[cfg(test)]
 mod tests {
     use std::task::Waker;
 
     use super::*;
+
+    /// Remembers how it was written to.
+    #[derive(Default)]
+    struct Written(Vec<(&'static str, usize)>);
+
+    impl AsyncWrite for Written {
+        fn poll_write(mut self: Pin<&mut Self>, _: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+            self.0.push(("one", bytes.len()));
+            Poll::Ready(Ok(bytes.len()))
+        }
+
+        fn poll_write_vectored(mut self: Pin<&mut Self>, _: &mut Context<'_>, slices: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
+            self.0.push(("many", slices.len()));
+            Poll::Ready(Ok(slices.iter().map(|slice| slice.len()).sum()))
+        }
+
+        fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+
+        fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+    }
+
+    #[test]
+    fn a_head_and_a_small_body_are_one_write_and_a_large_body_is_not_copied() {
+        let (mut written, large) = (Written::default(), [b'x'; TOGETHER]);
+        for slices in [&[&large[..]][..], &[b"head", b"body"], &[b"head", &large], &[]] {
+            let slices: Vec<IoSlice<'_>> = slices.iter().map(|slice| IoSlice::new(slice)).collect();
+            let polled = poll_write_together(Pin::new(&mut written), &mut Context::from_waker(Waker::noop()), &slices);
+            let all: usize = slices.iter().map(|slice| slice.len()).sum();
+            assert!(matches!(polled, Poll::Ready(Ok(count)) if count == all), "{polled:?}");
+        }
+        assert_eq!(written.0, [("one", TOGETHER), ("one", 8), ("many", 2), ("one", 0)]);
+    }
 
     #[test]
     fn after_some_reads_the_others_have_their_turn() {

@@ -22,5 +22,6 @@ mod pool;
 pub use body::ResponseBody;
 pub use dialer::{Again, Dialer, Limits};
 pub use error::{DialError, Place};
+pub use fair::poll_write_together;
 pub use hop::{Facts, Hop};
 pub use line::Upload;

@@ -22,6 +22,7 @@ use tokio_rustls::server::TlsStream;
 
 use super::respond;
 use super::scan::Scan;
+use crate::dial::poll_write_together;
 use crate::refusal::Code;
 
 /// How long a caller that is still sending is read from after the last answer, and how much.
@@ -310,7 +311,7 @@ impl AsyncWrite for Stream {
         if self.replaces(first) {
             return self.poll_refusal(cx, first.len());
         }
-        each!(self, stream => Pin::new(stream).poll_write_vectored(cx, slices))
+        each!(self, stream => poll_write_together(Pin::new(stream), cx, slices))
     }
 
     fn is_write_vectored(&self) -> bool {
