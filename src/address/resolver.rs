@@ -60,13 +60,30 @@ struct State {
 }
 
 impl State {
-    /// The first name whose zone is not asked often enough already.
+    /// The first name that somebody waits for and whose zone is not asked often enough already.
     fn next(&mut self) -> Option<Arc<str>> {
-        let free = |name: &Arc<str>| self.asking.iter().filter(|zone| ***zone == *zone_of(name)).count() < MOST_OF_A_ZONE;
-        let next = self.queue.iter().position(free)?;
-        let name = self.queue.remove(next)?;
-        self.asking.push(zone_of(&name).into());
-        Some(name)
+        loop {
+            let free = |name: &Arc<str>| self.asking.iter().filter(|zone| ***zone == *zone_of(name)).count() < MOST_OF_A_ZONE;
+            let next = self.queue.iter().position(free)?;
+            let name = self.queue.remove(next)?;
+            if self.names.get(&name).is_some_and(Name::is_waited_for) {
+                self.asking.push(zone_of(&name).into());
+                return Some(name);
+            }
+            self.names.remove(&name);
+        }
+    }
+
+    /// Forgets the names in the queue that nobody waits for any more: a zone that does not answer must not fill the table.
+    fn forget_abandoned(&mut self) {
+        let Self { queue, names, .. } = self;
+        queue.retain(|name| {
+            let waits = names.get(name).is_some_and(Name::is_waited_for);
+            if !waits {
+                names.remove(name);
+            }
+            waits
+        });
     }
 
     fn asked(&mut self, name: &str) {
@@ -85,6 +102,12 @@ fn zone_of(name: &str) -> &str {
 enum Name {
     Asked(Vec<oneshot::Sender<Answer>>),
     Known { until: Instant, answer: Answer },
+}
+
+impl Name {
+    fn is_waited_for(&self) -> bool {
+        matches!(self, Self::Asked(waiting) if waiting.iter().any(|tell| !tell.is_closed()))
+    }
 }
 
 impl Resolver {
@@ -178,8 +201,13 @@ impl Shared {
         let mut state = self.lock();
         match state.names.get_mut(host) {
             Some(Name::Known { until, answer }) if *until > now => return Ok(Asked::Known(answer.clone())),
-            Some(Name::Asked(waiting)) if waiting.len() >= MOST_WAITING => return Err(busy()),
             Some(Name::Asked(waiting)) => {
+                if waiting.len() >= MOST_WAITING {
+                    waiting.retain(|tell| !tell.is_closed());
+                }
+                if waiting.len() >= MOST_WAITING {
+                    return Err(busy());
+                }
                 let (tell, answer) = oneshot::channel();
                 waiting.push(tell);
                 return Ok(Asked::Wait(answer));
@@ -187,6 +215,7 @@ impl Shared {
             Some(Name::Known { .. }) | None => {}
         }
         if state.names.len() >= MOST_NAMES {
+            state.forget_abandoned();
             state.names.retain(|_, name| matches!(name, Name::Known { until, .. } if *until > now) || matches!(name, Name::Asked(_)));
             if state.names.len() >= MOST_NAMES {
                 return Err(busy());
@@ -348,6 +377,29 @@ mod tests {
         }
         assert!(resolver.shared.lock().threads <= MOST_THREADS);
         hanging.iter().for_each(tokio::task::JoinHandle::abort);
+    }
+
+    #[tokio::test]
+    async fn names_that_nobody_waits_for_any_more_make_room() {
+        let (_open, gate) = std::sync::mpsc::channel::<()>();
+        let gate = Mutex::new(gate);
+        let resolver = Arc::new(resolver(&clock(), move |name| {
+            if name.ends_with("hangs.example") {
+                gate.lock().unwrap().recv().ok();
+            }
+            Ok(vec!["1.1.1.1".parse().unwrap()])
+        }));
+        for round in 0..3 {
+            for nth in 0..MOST_NAMES {
+                let host = format!("n{round}-{nth}.hangs.example");
+                // The waiter is gone as soon as it has asked.
+                drop(resolver.shared.ask(&host));
+            }
+            let name = format!("n{round}.other.example");
+            assert_eq!(resolver.resolve(&name, 443, Reach::Public, SOON).await.unwrap().len(), 1);
+        }
+        let waiting: Vec<_> = (0..MOST_WAITING).map(|_| resolver.shared.ask("one.hangs.example").is_ok()).collect();
+        assert!(waiting.iter().all(|taken| *taken) && resolver.shared.ask("one.hangs.example").is_ok());
     }
 
     #[tokio::test]

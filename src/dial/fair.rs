@@ -85,7 +85,9 @@ pub fn poll_write_together<W: AsyncWrite>(stream: Pin<&mut W>, cx: &mut Context<
         return stream.poll_write_vectored(cx, slices);
     }
     let mut together = SmallVec::<[u8; TOGETHER]>::new();
-    slices.iter().for_each(|slice| together.extend_from_slice(slice));
+    for slice in slices {
+        together.extend_from_slice(slice);
+    }
     stream.poll_write(cx, &together)
 }
 
