@@ -170,13 +170,20 @@ fn unanswered<B>(
     })
 }
 
-/// An error with its causes: the engine says the kind, the cause says which.
+/// An error with its causes: the engine says the kind, the cause says which. What the peer wrote into its GOAWAY (RFC 9113 section 6.8) is
+/// left out: an upstream could write the credential that it was sent into the records.
 fn chain(error: &hyper::Error) -> String {
     let mut text = error.to_string();
     let mut cause = std::error::Error::source(error);
     while let Some(inner) = cause {
         text.push_str(": ");
-        text.push_str(&inner.to_string());
+        match inner.downcast_ref::<h2::Error>().filter(|h2| h2.is_go_away()) {
+            Some(goaway) => {
+                text.push_str(if goaway.is_remote() { "connection error received: " } else { "connection error detected: " });
+                text.push_str(&goaway.reason().map_or_else(String::new, |reason| reason.to_string()));
+            }
+            None => text.push_str(&inner.to_string()),
+        }
         cause = inner.source();
     }
     text

@@ -770,6 +770,34 @@ async fn an_http2_connection_that_says_goodbye_is_replaced() {
 }
 
 #[tokio::test]
+async fn what_an_http2_upstream_says_at_its_goodbye_is_not_repeated() {
+    worker(async {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        spawn_local(async move {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let (mut preface, mut frame) = ([0; 24], [0; 9]);
+            stream.read_exact(&mut preface).await.unwrap();
+            // SETTINGS, and once the head is there (HEADERS are of type 1) a GOAWAY of INTERNAL_ERROR with what the head held.
+            stream.write_all(&[0, 0, 0, 4, 0, 0, 0, 0, 0]).await.unwrap();
+            while frame[3] != 1 {
+                stream.read_exact(&mut frame).await.unwrap();
+                let mut content = vec![0; usize::from(u16::from_be_bytes([frame[1], frame[2]]))];
+                stream.read_exact(&mut content).await.unwrap();
+            }
+            stream.write_all(b"\0\0\x14\x07\0\0\0\0\0\0\0\0\0\0\0\0\x02minted-token").await.unwrap();
+            while stream.read(&mut frame).await.is_ok_and(|count| count > 0) {}
+        });
+        let ((_, dialer), upstream) = (dialer(), upstream(|upstream| upstream.protocol = Protocol::H2));
+        let place = destination(Scheme::Http, "ledger.example", port);
+        let error = send(&dialer, &hop(&upstream, &place), get("/")).await.1.unwrap_err().to_string();
+        assert!(error.contains("connection error received: unexpected internal error encountered"), "{error}");
+        assert!(!error.contains("minted-token"), "{error}");
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn an_upgrade_offers_http1_alone_and_has_a_connection_of_its_own() {
     worker(async {
         let (roots, tls) = certified("ledger.example", &[b"h2", b"http/1.1"]);
