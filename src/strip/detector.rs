@@ -7,6 +7,7 @@ use smallvec::SmallVec;
 
 use super::finding::{Finding, Findings, Kind};
 use super::lists::Seen;
+use super::names::{Class, classify};
 use super::query;
 use super::rules::Rules;
 use super::scan::{Scan, Verdict};
@@ -106,7 +107,9 @@ pub fn trailers(trailers: &HeaderMap, rules: &Rules, key: &FingerprintKey) -> (S
     let mut scan = Scan::new(rules, key);
     let mut names = SmallVec::new();
     for (name, value) in trailers {
+        // What frames a message or belongs to one connection has no place behind a body either, and the engine makes none of it there.
         let goes = name.as_str() == OURS
+            || classify(name.as_str().as_bytes()) == Class::Inert
             || match scan.field("trailer", name.as_str().as_bytes(), value.as_bytes()) {
                 Verdict::Stays => false,
                 Verdict::Goes => true,
@@ -260,6 +263,10 @@ mod tests {
             "etag",
             "if-none-match",
             "tracestate",
+            "trailer",
+            "expect",
+            "keep_alive",
+            "Transfer_Encoding",
             "x_odd",
             "baggage",
         ] {
@@ -443,9 +450,12 @@ mod tests {
 
     #[test]
     fn trailers_are_judged_like_headers() {
-        let parts = head("/", &[("grpc-status", "0"), ("x-api-key", CANARY), ("x-checksum", "abc"), ("cookie", CANARY), ("x-any", JWT)]);
+        let parts = head(
+            "/",
+            &[("grpc-status", "0"), ("x-api-key", CANARY), ("x-checksum", "abc"), ("cookie", CANARY), ("x-any", JWT), ("te", CANARY)],
+        );
         let (names, findings) = trailers(&parts.headers, &Rules::default(), &key());
-        assert_eq!(names.iter().map(HeaderName::as_str).collect::<Vec<_>>(), ["x-api-key", "cookie", "x-any"]);
+        assert_eq!(names.iter().map(HeaderName::as_str).collect::<Vec<_>>(), ["x-api-key", "cookie", "x-any", "te"]);
         assert_eq!(&*findings[0].place, "trailer:x-api-key");
     }
 

@@ -34,7 +34,12 @@ pub(super) fn classify(name: &[u8]) -> Class {
     }
     if name.contains(&b'_') {
         let folded = fold(name);
-        return exact(&folded).unwrap_or_else(|| by_words(&folded));
+        return match exact(&folded) {
+            // The engine knows `keep-alive` and not `keep_alive`, which a lenient server may take for it: it leaves as nobody made it.
+            Some(Class::Inert) => Class::Credential(Kind::Other),
+            Some(known) => known,
+            None => by_words(&folded),
+        };
     }
     by_words(name)
 }
@@ -55,8 +60,8 @@ pub(super) fn fold(name: &[u8]) -> SmallVec<[u8; 64]> {
 #[rustfmt::skip]
 fn exact(name: &[u8]) -> Option<Class> {
     Some(match name {
-        b"host" | b"content-length" | b"transfer-encoding" | b"connection" | b"keep-alive" | b"proxy-connection" | b"te" | b"trailer"
-        | b"upgrade" | b"expect" | b"traceparent" | b":authority" => Class::Inert,
+        b"host" | b"content-length" | b"transfer-encoding" | b"connection" | b"keep-alive" | b"proxy-connection" | b"te" | b"upgrade"
+        | b"traceparent" | b":authority" => Class::Inert,
 
         b"accept" | b"accept-charset" | b"accept-encoding" | b"accept-language" | b"user-agent" | b"content-type" | b"content-encoding"
         | b"content-language" | b"content-disposition" | b"content-md5" | b"content-range" | b"content-digest" | b"cache-control" | b"pragma"
@@ -67,7 +72,7 @@ fn exact(name: &[u8]) -> Option<Class> {
         | b"sec-websocket-key" | b"sec-websocket-version" | b"sec-websocket-extensions" | b"upgrade-insecure-requests" | b"grpc-timeout"
         | b"grpc-encoding" | b"grpc-accept-encoding" | b"x-amz-date" | b"x-amz-content-sha256" | b"x-amz-target" | b"amz-sdk-request"
         | b"amz-sdk-invocation-id" | b"x-goog-api-client" | b"x-goog-user-project" | b"x-ms-version" | b"x-ms-date"
-        | b"x-ms-client-request-id" | b"x-github-api-version" | b"anthropic-version" | b"openai-organization" | b"stripe-version" => Class::Plain,
+        | b"trailer" | b"expect" | b"x-ms-client-request-id" | b"x-github-api-version" | b"anthropic-version" | b"openai-organization" | b"stripe-version" => Class::Plain,
 
         b"authorization" | b"proxy-authorization" | b"x-authorization" | b"x-original-authorization" | b"x-forwarded-authorization"
         | b"x-serverless-authorization" | b"x-ms-copy-source-authorization" | b"x-ms-authorization-auxiliary" | b"authentication"
@@ -83,6 +88,9 @@ fn exact(name: &[u8]) -> Option<Class> {
         | b"oauth-client-attestation" | b"oauth-client-attestation-pop" | b"x-endpoint-api-userinfo" | b"x-apigateway-api-userinfo" => Class::Credential(Kind::Jwt),
 
         b"x-amz-security-token" | b"x-amz-s3session-token" | b"x-aws-ec2-metadata-token" => Class::Credential(Kind::Aws),
+
+        // No credentials: a server that honours them does another thing than was judged.
+        b"x-http-method-override" | b"x-http-method" | b"x-method-override" => Class::Credential(Kind::Other),
 
         b"x-wsse" | b"signature" | b"signature-input" | b"x-ssh-signature" | b"x-client-cert" | b"negotiate" => Class::Credential(Kind::Other),
 
@@ -283,6 +291,12 @@ mod tests {
             ("x-vault-token", credential),
             ("cookie", Class::Cookie),
             ("host", Class::Inert),
+            ("keep-alive", Class::Inert),
+            ("keep_alive", Class::Credential(Kind::Other)),
+            ("content_length", Class::Credential(Kind::Other)),
+            ("x-http-method-override", Class::Credential(Kind::Other)),
+            ("x_http_method", Class::Credential(Kind::Other)),
+            ("trailer", Class::Plain),
             ("user-agent", Class::Plain),
             ("idempotency-key", Class::Plain),
             ("lock-token", Class::Unknown),
