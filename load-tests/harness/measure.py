@@ -16,6 +16,12 @@ def median(rows, key):
     return statistics.median(values) if values else None
 
 
+def extent(rows, key):
+    """The least and the most of the rounds: a median of few of them says nothing of how far they lie apart."""
+    values = [row[key] for row in rows if row.get(key) is not None]
+    return (min(values), max(values)) if values else None
+
+
 def scenario(bench, name):
     """Measures one scenario; returns the lines of the report."""
     what = SCENARIOS[name]
@@ -196,18 +202,27 @@ def under_callgrind(bench, what, peer):
 
 
 HEAD = [
-    "CPU µs/req: median (best)", "of it kernel", "vs {ref}, paired", "req/s per proxy core", "measured req/s", "spread", "limit", "fixed rate",
-    "p50 / p99 µs there", "added p50 / p99", "µs/req there", "k instr/req user + kernel", "syscalls/req", "errors",
+    "CPU µs/req", "of it kernel", "vs {ref}, paired", "req/s per proxy core", "measured req/s", "limit", "fixed rate: asked, answered",
+    "p50 µs there", "p99 µs", "p99.9 µs", "added p50 / p99 / p99.9", "µs/req there", "k instr/req user + kernel", "syscalls/req", "errors",
 ]
+LATENCIES = ("p50_us", "p99_us", "p999_us")
+SPREAD = "Medians of the rounds, in brackets the least and the most of them."
 
 
 def number(x, digits=0):
     return "-" if x is None else f"{x:,.{digits}f}"
 
 
+def spread(rows, key, digits=0):
+    """The median of the rounds, with its extent."""
+    ends = extent(rows, key)
+    return "-" if ends is None else f"{number(median(rows, key), digits)} ({number(ends[0], digits)} to {number(ends[1], digits)})"
+
+
 def summary(bench, name, peers, taken, counts):
     """The rows of a scenario, and one `mode: summary` object each."""
     closed, paced = taken["closed"], taken["rate"]
+    yield SPREAD + "\n"
     yield "| peer | " + " | ".join(HEAD).format(ref=bench.args.ref) + " |"
     yield "|---" * (len(HEAD) + 1) + "|"
     reference = {row["k"]: row["cpu_us"] for row in closed.get(bench.args.ref, [])}
@@ -216,36 +231,37 @@ def summary(bench, name, peers, taken, counts):
         rows, rates, counted = closed[peer.name], paced[peer.name], counts.get(peer.name, {})
         if not rows:
             continue
-        ratios = [row["cpu_us"] / reference[row["k"]] for row in rows if reference.get(row["k"])]
+        ratios = [dict(ratio=row["cpu_us"] / reference[row["k"]]) for row in rows if reference.get(row["k"])]
         s = {key: median(rows, key) for key in ("cpu_us", "kernel_us", "rps", "mb_s", "proxy_util", "load_util", "sink_posts")}
         s.update({key: counted.get(key) for key in ("instr_user_k", "instr_kernel_k", "syscalls")})
-        s.update({key: median(rates, key) for key in ("rate", "p50_us", "p99_us")})
+        s.update({key: median(rates, key) for key in ("rate", *LATENCIES)})
+        s.update({f"{key}_extent": extent(rows, key) for key in ("cpu_us", "kernel_us", "rps")})
+        s.update({f"{key}_extent": extent(rates, key) for key in LATENCIES})
         for key in ("replaced", "reloads"):
             counted = [row[key] for kept in taken.values() for row in kept[peer.name] if key in row]
             s.update({key: sum(counted)} if counted else {})
-        s.update(rounds=len(rows), best_cpu_us=min(row["cpu_us"] for row in rows), ratio=statistics.median(ratios) if ratios else None,
-                 rate_cpu_us=median(rates, "cpu_us"), errors=sum(row["errors"] + row["non2xx"] for row in rows + rates))
-        for key in ("p50_us", "p99_us"):
+        s.update(rounds=len(rows), best_cpu_us=min(row["cpu_us"] for row in rows), ratio=median(ratios, "ratio"),
+                 ratio_extent=extent(ratios, "ratio"), rate_cpu_us=median(rates, "cpu_us"), rate_rps=median(rates, "rps"),
+                 errors=sum(row["errors"] + row["non2xx"] for row in rows + rates))
+        for key in LATENCIES:
             base = median(direct, key)
             s["added_" + key] = s[key] - base if base and s[key] and peer.name != "direct" else None
         bench.emit(dict(scenario=name, peer=peer.name, mode="summary", **s))
         print("  ", json.dumps({"peer": peer.name, **s}), flush=True)
-        spread = (max(row["rps"] for row in rows) - min(row["rps"] for row in rows)) / s["rps"] if s["rps"] else 0
         proxied = peer.name != "direct"
         limit = "proxy core" if s["proxy_util"] >= s["load_util"] else "load core"
         volume = f" ({s['mb_s']:.0f} MB/s)" if name.startswith("S7") and s["mb_s"] else ""
         cells = [
-            f"{s['cpu_us']:.1f} ({s['best_cpu_us']:.1f})" if proxied else "-",
-            number(s["kernel_us"], 1) if proxied else "-",
-            number(s["ratio"], 2) if proxied else "-",
+            spread(rows, "cpu_us", 1) if proxied else "-",
+            spread(rows, "kernel_us", 1) if proxied else "-",
+            spread(ratios, "ratio", 2) if proxied else "-",
             number(1e6 / s["cpu_us"]) if proxied and s["cpu_us"] else "-",
-            number(s["rps"]) + volume,
-            f"{spread * 100:.0f} %",
+            spread(rows, "rps") + volume,
             f"{limit} {s['proxy_util']:.2f}/{s['load_util']:.2f}" if proxied else "-",
-            number(s["rate"]),
-            f"{number(s['p50_us'])} / {number(s['p99_us'])}",
-            f"{number(s['added_p50_us'])} / {number(s['added_p99_us'])}",
-            number(s["rate_cpu_us"], 1) if proxied else "-",
+            f"{number(s['rate'])}, {number(s['rate_rps'])}",
+            *(spread(rates, key) for key in LATENCIES),
+            " / ".join(number(s["added_" + key]) for key in LATENCIES),
+            spread(rates, "cpu_us", 1) if proxied else "-",
             f"{number(s['instr_user_k'], 1)} + {number(s['instr_kernel_k'], 1)}",
             number(s["syscalls"], 2),
             str(s["errors"]),
@@ -258,25 +274,36 @@ def lived(bench, name, peers, taken):
     if not any(taken["at"].values()):
         return
     yield ""
-    yield (f"| peer | at {bench.args.at:,.0f}/s: µs/req | p50 / p99 / p99.9 µs | added p50 / p99 / p99.9 | half of its own ceiling, req/s | p50 / p99 / "
-           "p99.9 µs | µs/req there | errors |")
-    yield "|---|---|---|---|---|---|---|---|"
-    keys = ("p50_us", "p99_us", "p999_us")
-    base = [median(taken["at"].get("direct", []), key) for key in keys]
+    here = f"at {bench.args.at:,.0f}/s"
+    head = [f"{here}: p50 µs", "p99 µs", "p99.9 µs", "added p50 / p99 / p99.9", "µs/req there", "half of its own ceiling, req/s", "p50 µs there", "p99 µs",
+            "p99.9 µs", "µs/req there", "errors"]
+    yield "| peer | " + " | ".join(head) + " |"
+    yield "|---" * (len(head) + 1) + "|"
+    base = [median(taken["at"].get("direct", []), key) for key in LATENCIES]
     for peer in peers:
         at, half = taken["at"][peer.name], taken["half"][peer.name]
         if not at:
             continue
-        here, there = ([median(rows, key) for key in keys] for rows in (at, half))
-        added = [a - b if a is not None and b is not None and peer.name != "direct" else None for a, b in zip(here, base)]
+        added = [a - b if a is not None and b is not None and peer.name != "direct" else None
+                 for a, b in zip((median(at, key) for key in LATENCIES), base)]
         s = dict(at_rate=bench.args.at, at_cpu_us=median(at, "cpu_us"), half_rate=median(half, "rate"), half_cpu_us=median(half, "cpu_us"),
                  errors=sum(row["errors"] + row["non2xx"] for row in at + half))
-        for prefix, values in (("at", here), ("added", added), ("half", there)):
-            s.update({f"{prefix}_{key}": value for key, value in zip(keys, values)})
+        for prefix, rows in (("at", at), ("half", half)):
+            s.update({f"{prefix}_{key}": median(rows, key) for key in LATENCIES})
+            s.update({f"{prefix}_{key}_extent": extent(rows, key) for key in LATENCIES})
+        s.update({f"added_{key}": value for key, value in zip(LATENCIES, added)})
         bench.emit(dict(scenario=name, peer=peer.name, mode="lived", **s))
-        three = lambda values: " / ".join(number(value) for value in values)  # noqa: E731
-        yield (f"| {peer.name} | {number(s['at_cpu_us'], 1) if peer.name != 'direct' else '-'} | {three(here)} | {three(added)} | "
-               f"{number(s['half_rate'])} | {three(there)} | {number(s['half_cpu_us'], 1) if peer.name != 'direct' else '-'} | {s['errors']} |")
+        proxied = peer.name != "direct"
+        cells = [
+            *(spread(at, key) for key in LATENCIES),
+            " / ".join(number(value) for value in added),
+            spread(at, "cpu_us", 1) if proxied else "-",
+            spread(half, "rate"),
+            *(spread(half, key) for key in LATENCIES),
+            spread(half, "cpu_us", 1) if proxied else "-",
+            str(s["errors"]),
+        ]
+        yield f"| {peer.name} | " + " | ".join(cells) + " |"
 
 
 def footprint(bench, name):
