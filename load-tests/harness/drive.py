@@ -10,6 +10,13 @@ from . import machine
 
 def command(bench, peer, scenario, duration, warmup, rate):
     host, conns = peer.host(scenario.get("host", "up.test")), bench.args.conns or scenario.get("conns", 32)
+    inside = []
+    if scenario.get("mitm"):
+        host = peer.host(f"127.0.0.1:{bench.ports['UPTLS']}")
+        inside = ["--connect", host, "--tls", host.split(":")[0]]
+    if scenario.get("tool") == "lgs" and scenario.get("mitm"):
+        return [bench.tool("lgs"), "get", "--target", f"127.0.0.1:{peer.port}", "--host", host, "--path", scenario["path"], "--conns", 4,
+                "--streams", 100, "--duration", duration + warmup, "--rate", rate, *inside]
     if scenario.get("tool") == "lgs":
         return [bench.tool("lgs"), "stream", "--target", f"127.0.0.1:{peer.port}", "--host", host, "--path", scenario["path"], "--conns", 4,
                 "--streams", 25, "--messages", scenario["messages"], "--size", 100, "--duration", duration + warmup]
@@ -19,13 +26,11 @@ def command(bench, peer, scenario, duration, warmup, rate):
         if scenario.get("grpc"):
             words += ["-d", os.path.join(bench.work, "b64"), "-H", "content-type: application/grpc", "-H", "te: trailers"]
         return [*words, f"--connect-to=127.0.0.1:{peer.port}", f"http://{host}{scenario['path']}"]
-    if scenario.get("mitm"):
-        host = peer.host(f"127.0.0.1:{bench.ports['UPTLS']}")
     words = [bench.lg, "--target", f"127.0.0.1:{peer.port}", "--host", host, "--path", scenario["path"], "--conns", conns,
              "--duration", duration, "--warmup", warmup]
     words += ["--rate", rate] if rate else []
     words += ["--close"] if scenario.get("close") else []
-    words += ["--connect", host, "--tls", host.split(":")[0]] if scenario.get("mitm") else []
+    words += inside
     words += ["--method", "POST", "--body", scenario["body"]] if scenario.get("body") else []
     for header in scenario.get("headers", []):
         words += ["--header", header]

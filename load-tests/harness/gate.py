@@ -19,7 +19,7 @@ def check(peer, config):
             status = ask(peer, config, port)
             if status not in (401, 403):
                 wrong.append(f"{what}: answered {status}, not 401 or 403")
-    if config in ("tls1", "tls2", "mitm"):
+    if config in ("tls1", "tls2", "mitm", "mitm2"):
         upstream = peer.upstream_name
         peer.stop()
         peer.start(config, "UPBAD", answers=False)
@@ -36,7 +36,7 @@ def check(peer, config):
 def ask(peer, config, port):
     """The status of one plain request through the peer; 0 where it only hangs up."""
     try:
-        if config == "mitm":
+        if config.startswith("mitm"):
             return get_inside(port, peer.host(f"127.0.0.1:{peer.upstream}"), "/b128")
         return get(port, "/b128", peer.host("up.test"))[0]
     except (OSError, ValueError):

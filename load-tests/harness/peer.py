@@ -129,7 +129,7 @@ class Peer:
 
     def _ready(self, config):
         try:
-            if config in ("h2", "grpc", "mitm"):
+            if config in ("h2", "grpc", "mitm", "mitm2"):
                 return machine.accepts(self.port)
             return machine.get(self.port, "/v1/obj-050/echo", self.host(JOB["host"]), JOB["headers"])[0] == 200
         except (OSError, ValueError):

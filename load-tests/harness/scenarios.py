@@ -4,8 +4,9 @@ IDENTITY = "x-identity: spiffe://bench.test/ns/prod/sa/svc-050"
 STATIC = ["authorization: Bearer static-long-lived-0123456789abcdef", "x-api-key: sk-0123456789abcdef"]
 JOB = dict(host="api-050.test", path="/v1/obj-050/b128?api_key=SECRET&q=1", headers=[IDENTITY, *STATIC])
 
-# config: which configuration of the peer; upstream: which port it gets; tool: lg (HTTP/1.1), h2load or lgs; only: peers of these kinds;
-# reloads: how often a second the peer's policies are replaced meanwhile; paced: False where the client has no fixed rate
+# config: which configuration of the peer; upstream: which port it gets; tool: lg (HTTP/1.1), h2load or lgs (streams, and requests over HTTP/2
+# inside a tunnel); only: peers of these kinds; reloads: how often a second the peer's policies are replaced meanwhile; paced: False where
+# the client has no fixed rate
 SCENARIOS = {
     "S1": dict(config="plain", path="/b128", what="plain HTTP/1.1, keep-alive, 128 B"),
     "S2a": dict(config="job", what="the job: strip 3 credentials, 100 rules, inject; no record", **JOB),
@@ -20,6 +21,8 @@ SCENARIOS = {
     "S5": dict(config="mitm", upstream="UPTLS", path="/b128", mitm=True, what="CONNECT + TLS interception, kept alive"),
     "S5c": dict(config="mitm", upstream="UPTLS", path="/b128", mitm=True, close=True, conns=8,
                 what="CONNECT + TLS interception, new tunnel per request"),
+    "S5h2": dict(config="mitm2", upstream="UPTLS", tool="lgs", path="/h2", mitm=True,
+                 what="CONNECT + TLS interception, HTTP/2 in the tunnel and to the upstream: 4 tunnels x 100 streams"),
     "S6": dict(config="plain", path="/b128", close=True, what="new downstream connection per request"),
     "S7k": dict(config="plain", path="/b16k", what="16 KiB responses"),
     "S7m": dict(config="plain", path="/b1m", conns=8, what="1 MiB responses"),

@@ -42,7 +42,9 @@ pub(crate) struct Generator {
 impl Generator {
     pub(crate) fn new(options: Options) -> io::Result<Self> {
         let tls = match &options.tls {
-            Some(name) => Some((tls::client().map_err(io::Error::other)?, ServerName::try_from(name.clone()).map_err(io::Error::other)?)),
+            Some(name) => {
+                Some((tls::client(b"http/1.1").map_err(io::Error::other)?, ServerName::try_from(name.clone()).map_err(io::Error::other)?))
+            }
             None => None,
         };
         let now = Instant::now();

@@ -20,6 +20,12 @@ pub(crate) struct Options {
     pub(crate) size: usize,
     /// Seconds.
     pub(crate) duration: f64,
+    /// Requests per second of `get`; 0 = closed loop.
+    pub(crate) rate: f64,
+    /// CONNECT to this authority first.
+    pub(crate) connect: Option<String>,
+    /// TLS with this server name, inside the tunnel where there is one.
+    pub(crate) tls: Option<String>,
     /// Where the echo listens; behind each `h1` address also on the `span` - 1 ports that follow.
     pub(crate) h2c: Vec<SocketAddr>,
     pub(crate) h1: Vec<SocketAddr>,
@@ -38,6 +44,9 @@ impl Options {
             messages: 1_000,
             size: 100,
             duration: 3.0,
+            rate: 0.0,
+            connect: None,
+            tls: None,
             h2c: Vec::new(),
             h1: Vec::new(),
             span: 1,
@@ -53,6 +62,9 @@ impl Options {
                 "--messages" => options.messages = read(&name, &value)?,
                 "--size" => options.size = read(&name, &value)?,
                 "--duration" => options.duration = read(&name, &value)?,
+                "--rate" => options.rate = read(&name, &value)?,
+                "--connect" => options.connect = Some(value),
+                "--tls" => options.tls = Some(value),
                 "--h2c" => options.h2c.push(read(&name, &value)?),
                 "--h1" => options.h1.push(read(&name, &value)?),
                 "--span" => options.span = read(&name, &value)?,

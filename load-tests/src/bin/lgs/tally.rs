@@ -11,13 +11,15 @@ pub(crate) struct Tally {
     pub(crate) ended: u64,
     /// Streams that did not.
     pub(crate) failed: u64,
+    /// Answers with another status than 2xx.
+    pub(crate) non2xx: u64,
     pub(crate) last_error: String,
     /// Tenths of a microsecond, one for each message that came back.
     latencies: Vec<u32>,
 }
 
 impl Tally {
-    /// A message came back.
+    /// A message, or an answer, came back.
     pub(crate) fn echoed(&mut self, took: Duration) {
         self.latencies.push(u32::try_from(took.as_nanos() / 100).unwrap_or(u32::MAX));
     }
@@ -41,9 +43,10 @@ impl Tally {
             self.latencies.get((all.saturating_sub(1) as f64 * share) as usize).map_or(0.0, |tenths| f64::from(*tenths) / 10.0)
         };
         format!(
-            "{{\"requests\":{all},\"all\":{all},\"rps\":{:.1},\"non2xx\":0,\"errors\":{},\"streams\":{},\"ended\":{},\"p50_us\":{:.1},\
+            "{{\"requests\":{all},\"all\":{all},\"rps\":{:.1},\"non2xx\":{},\"errors\":{},\"streams\":{},\"ended\":{},\"p50_us\":{:.1},\
              \"p99_us\":{:.1},\"p999_us\":{:.1},\"last_error\":\"{}\"}}",
             all as f64 / seconds,
+            self.non2xx,
             self.failed,
             self.opened,
             self.ended,
