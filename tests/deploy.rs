@@ -108,6 +108,96 @@ fn the_sidecar_has_no_privilege() {
 }
 
 #[test]
+fn the_network_policy_opens_the_resolver_and_what_the_catalogue_names() {
+    let (policy, pod) = (document("NetworkPolicy", "billing-egress"), document("Pod", "billing"));
+    for (label, value) in policy["spec"]["podSelector"]["matchLabels"].as_object().expect("labels") {
+        assert_eq!(&pod["metadata"]["labels"][label], value, "the policy selects the pod");
+    }
+    assert_eq!(policy["spec"]["policyTypes"], serde_json::json!(["Egress"]));
+    let config: Value =
+        serde_yaml::from_str(document("ConfigMap", "billing-exeat")["data"]["exeat.yaml"].as_str().expect("text")).expect("YAML");
+    let mut named = Vec::new();
+    for upstream in config["upstreams"].as_object().expect("upstreams").values() {
+        for origin in upstream["origins"].as_array().expect("origins") {
+            let origin = origin.as_str().expect("text");
+            let written = origin.rsplit_once(':').and_then(|(_, port)| port.parse::<u16>().ok());
+            let port = written.unwrap_or(if origin.starts_with("https:") { 443 } else { 80 });
+            for network in upstream["reach"]["networks"].as_array().expect("networks") {
+                named.push((network.as_str().expect("text").to_owned(), u64::from(port)));
+            }
+        }
+    }
+    let mut open = Vec::new();
+    for rule in policy["spec"]["egress"].as_array().expect("rules") {
+        let ports: Vec<_> = rule["ports"].as_array().expect("ports").iter().map(|port| port["port"].as_u64().expect("a port")).collect();
+        for peer in rule["to"].as_array().expect("no rule is open to everywhere") {
+            match peer["ipBlock"]["cidr"].as_str() {
+                Some(network) => open.extend(ports.iter().map(|port| (network.to_owned(), *port))),
+                None => assert!(peer["podSelector"]["matchLabels"]["k8s-app"] == "kube-dns" && ports == [53, 53], "{rule}"),
+            }
+        }
+    }
+    assert_eq!(open, named);
+}
+
+/// Loads the rules in a network of its own and lets three users send to a neighbour there, and to loopback. Prints a line for each: the user,
+/// where to, how it ended, and the packets that left for the neighbour.
+const BY_UID: &str = r#"
+set -e
+ip link set lo up
+ip link add near type veth peer name far
+ip addr add 10.99.0.1/24 dev near
+ip link set near up
+ip link set far up
+ip neigh add 10.99.0.2 lladdr 02:00:00:00:00:02 dev near
+nft -f "$1"
+nft -f "$1"
+nft 'add table inet probe; add counter inet probe left; add chain inet probe out { type filter hook postrouting priority 0; }'
+nft 'add rule inet probe out ip daddr 10.99.0.2 counter name left'
+for user in 10001 0 65064; do
+  for to in udp/10.99.0.2 tcp/10.99.0.2 udp/127.0.0.1; do
+    ended=0
+    setpriv --reuid $user --regid $user --clear-groups timeout 0.9 bash -c "echo x > /dev/$to/9" 2> /dev/null || ended=$?
+    echo "$user $to $ended $(nft reset counter inet probe left | grep -o 'packets [0-9]*')"
+  done
+done
+"#;
+
+#[test]
+fn nobody_but_exeat_leaves_by_the_rules_of_egress_nft() {
+    for tool in ["nft", "ip", "setpriv", "unshare"] {
+        if !output(Command::new("sh").args(["-c", &format!("command -v {tool}")])).status.success() {
+            println!("skipped: {tool} not present");
+            return;
+        }
+    }
+    if !output(Command::new("unshare").args(["-n", "nft", "list", "ruleset"])).status.success() {
+        println!("skipped: needs root, network namespaces and nf_tables");
+        return;
+    }
+    let sidecar = &document("Pod", "billing")["spec"]["initContainers"];
+    let uid = named(sidecar, "exeat")["securityContext"]["runAsUser"].as_u64().expect("a uid");
+    assert!(read("deploy/egress.nft").contains(&format!("meta skuid {uid} accept")), "the rules are for the sidecar's user");
+
+    let ran = output(Command::new("unshare").args(["-n", "bash", "-c", BY_UID, "bash"]).arg(root().join("deploy/egress.nft")));
+    let said = format!("{}{}", String::from_utf8_lossy(&ran.stdout), String::from_utf8_lossy(&ran.stderr));
+    assert!(ran.status.success(), "{said}");
+    for line in [
+        "10001 udp/10.99.0.2 1 packets 0",
+        // refused, not timed out (124)
+        "10001 tcp/10.99.0.2 1 packets 0",
+        "10001 udp/127.0.0.1 0 packets 0",
+        "0 udp/10.99.0.2 1 packets 0",
+        "0 tcp/10.99.0.2 1 packets 0",
+        "65064 udp/10.99.0.2 0 packets 1",
+        // nobody answers there
+        "65064 tcp/10.99.0.2 124 packets 1",
+    ] {
+        assert!(said.contains(line), "{line:?} is not in:\n{said}");
+    }
+}
+
+#[test]
 fn image_and_manifest_name_one_user_and_one_configuration() {
     let (dockerfile, pod) = (read("Dockerfile"), document("Pod", "billing"));
     let sidecar = named(&pod["spec"]["initContainers"], "exeat");
