@@ -93,6 +93,55 @@ fn the_manifests_numbers_agree() {
     assert_eq!(config["admin"]["allow_uids"][0], sidecar["securityContext"]["runAsUser"]);
 }
 
+/// Bytes, as the configuration (`16KiB`) and the pod (`512Mi`) write them.
+fn bytes(written: &str) -> u64 {
+    let (digits, unit) = written.split_at(written.find(|c: char| c.is_ascii_alphabetic()).expect("a unit"));
+    let unit = match unit {
+        "KiB" | "Ki" => 1 << 10,
+        "MiB" | "Mi" => 1 << 20,
+        other => panic!("{other:?} in {written}"),
+    };
+    digits.parse::<u64>().expect("a number") * unit
+}
+
+#[test]
+fn the_worst_case_fits_the_memory_limit() {
+    const KIB: u64 = 1 << 10;
+    let config: Value =
+        serde_yaml::from_str(document("ConfigMap", "billing-exeat")["data"]["exeat.yaml"].as_str().expect("text")).expect("YAML");
+    let limits = &config["limits"];
+    let count = |name: &str| limits[name].as_u64().unwrap_or_else(|| panic!("limits.{name} is set"));
+    let size = |name: &str| bytes(limits[name].as_str().unwrap_or_else(|| panic!("limits.{name} is set")));
+    assert_eq!(config["telemetry"], Value::Null, "spans are not in the arithmetic");
+
+    // docs/limits.md, "What all of it may hold"
+    let tls = 96 * KIB;
+    let request = |head: u64| 512 * KIB + 3 * head + tls;
+    let http1 = tls + request(size("head_size"));
+    let http2 = tls + 1024 * KIB + count("h2_streams") * request(size("h2_header_list"));
+    let records = count("audit_queue") * size("head_size");
+    let fixed =
+        16 * 1024 * KIB + records + count("credential_cache") * 17 * KIB + config["threads"].as_u64().expect("threads") * 8192 * KIB;
+    let most = count("connections") * http1.max(http2) + fixed;
+
+    let pod = document("Pod", "billing");
+    let limit = bytes(named(&pod["spec"]["initContainers"], "exeat")["resources"]["limits"]["memory"].as_str().expect("a limit"));
+    assert!(most <= limit, "{} MiB at worst, {} MiB allowed", most >> 20, limit >> 20);
+    // Each request under way has a place in the audit's queue, and each tunnel too.
+    assert!(count("connections") * (count("h2_streams") + 1) <= count("audit_queue"), "requests would be refused for want of a record");
+    // The comment tells the same.
+    let manifest = read("deploy/sidecar.yaml");
+    for said in [
+        format!("= {:>5} KiB", request(size("h2_header_list")) / KIB),
+        format!("= {},{:03} KiB", http2 / KIB / 1000, http2 / KIB % 1000),
+        format!("=   {} MiB", (count("connections") * http2).div_ceil(1 << 20)),
+        format!("=    {} MiB", fixed.div_ceil(1 << 20)),
+        format!("in all {} of {} MiB", most.div_ceil(1 << 20), limit >> 20),
+    ] {
+        assert!(manifest.contains(&said), "the manifest's arithmetic does not say {said:?}");
+    }
+}
+
 #[test]
 fn the_sidecar_has_no_privilege() {
     let pod = document("Pod", "billing");

@@ -155,6 +155,7 @@ impl Worker {
     /// Made on the thread that it will stay on.
     pub(super) fn new(shared: Arc<Shared>) -> Rc<Self> {
         let limits = shared.limits;
+        // What these come to for each connection: docs/limits.md, "What all of it may hold".
         let mut http2 = http2::Builder::new(Here);
         http2
             .max_concurrent_streams(limits.streams)
