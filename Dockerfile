@@ -1,4 +1,6 @@
 # The image holds the binary, the C library that it is linked to and the system's trust anchors. No shell, no package manager, no root.
+# Tested of it (tests/deploy.rs): the root file system that deploy/rootfs puts together runs the binary in a chroot as uid 65064, and user and
+# command agree with deploy/sidecar.yaml. Not tested: this file itself. No container engine was at hand, so no image was built from it yet.
 FROM rust:1.95-bookworm AS build
 # aws-lc builds with cmake
 RUN apt-get update && apt-get install -y --no-install-recommends cmake && rm -rf /var/lib/apt/lists/*
