@@ -139,11 +139,17 @@ fn sha256(file: &mut File) -> io::Result<Sha256> {
 
 #[cfg(test)]
 mod tests {
+    use std::io::Write as _;
     use std::process::{Command, Stdio};
 
     use super::*;
 
     const ALL: Asks = Asks { uid: true, process: true, hash: true, hold: false };
+
+    /// Straight to the descriptor: what `println!` and `eprintln!` write is kept from the log of a test that passes.
+    fn skipped(why: &str) {
+        let _unless_closed = io::stderr().write_all(format!("skipped: {why}\n").as_bytes());
+    }
 
     /// A program that connects to a socket and then does what the script says.
     fn connected(dir: &tempfile::TempDir, then: &str) -> Option<(std::process::Child, UnixStream)> {
@@ -175,7 +181,7 @@ mod tests {
     #[tokio::test]
     async fn a_process_that_has_ended_proves_nothing() {
         let dir = tempfile::tempdir().unwrap();
-        let Some((mut child, stream)) = connected(&dir, "sys.stdin.read()") else { return println!("skipped: python3 not present") };
+        let Some((mut child, stream)) = connected(&dir, "sys.stdin.read()") else { return skipped("python3 not present") };
         let held = witness(&stream).unwrap();
         assert_eq!(held.look(ALL).unwrap().pid, child.id().cast_signed());
         drop(child.stdin.take());
@@ -189,16 +195,18 @@ mod tests {
     #[tokio::test]
     async fn a_number_that_is_given_again_borrows_nothing() {
         let dir = tempfile::tempdir().unwrap();
-        let Some((mut child, stream)) = connected(&dir, "sys.stdin.read()") else { return println!("skipped: python3 not present") };
+        let Some((mut child, stream)) = connected(&dir, "sys.stdin.read()") else { return skipped("python3 not present") };
         let held = witness(&stream).unwrap();
         let pid = child.id();
         drop(child.stdin.take());
         child.wait().unwrap();
         for _ in 0..200 {
             if std::fs::write("/proc/sys/kernel/ns_last_pid", (pid - 1).to_string()).is_err() {
-                return println!("skipped: setting the next pid needs root");
+                return skipped("setting the next pid needs root");
             }
-            let Ok(mut borrower) = Command::new("cat").stdin(Stdio::piped()).stdout(Stdio::null()).spawn() else { return };
+            let Ok(mut borrower) = Command::new("cat").stdin(Stdio::piped()).stdout(Stdio::null()).spawn() else {
+                return skipped("cat not present");
+            };
             let again = borrower.id() == pid;
             if again {
                 assert!(Path::new(&format!("/proc/{pid}")).exists());
@@ -210,7 +218,7 @@ mod tests {
                 return;
             }
         }
-        println!("skipped: the number was not given again");
+        skipped("the number was not given again");
     }
 
     #[tokio::test]

@@ -1,7 +1,7 @@
 //! Story: the harness itself does what the other stories rely on.
 
 use crate::harness::wire::request;
-use crate::harness::{Upstream, Wire, h1, h2, pki, run};
+use crate::harness::{Upstream, Wire, h1, h2, pki, run, skipped};
 
 #[test]
 fn an_upstream_remembers_what_reached_it() {
@@ -56,4 +56,18 @@ fn tls_upstreams_are_trusted_by_their_authority_alone() {
         .await;
         assert!(outcome.goaway.is_some() || outcome.closed);
     });
+}
+
+#[test]
+fn a_story_that_is_not_told_is_seen_in_the_log() {
+    if std::env::var_os("EXEAT_IT_SKIPS").is_some() {
+        return skipped("a peer not present");
+    }
+    // This very test again, as a run of all tests runs it: what a test that passes prints is kept back.
+    let mut again = std::process::Command::new(std::env::current_exe().expect("this program"));
+    let name = "harness_story::a_story_that_is_not_told_is_seen_in_the_log";
+    let output = again.args(["--exact", name]).env("EXEAT_IT_SKIPS", "1").output().expect("it runs");
+    let (log, errors) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success() && log.contains("1 passed"), "{log}");
+    assert_eq!(errors, "skipped: a peer not present\n", "{log}");
 }
