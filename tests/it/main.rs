@@ -23,6 +23,7 @@ mod adoption;
 mod broker_api;
 mod canary;
 mod client_cert;
+mod demo;
 mod drain;
 mod faults;
 mod harness;
