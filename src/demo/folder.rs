@@ -82,6 +82,8 @@ policies: [{{ directory: policies, bounds: all }}]
 telemetry: {{ otlp: {{ endpoint: "http://{spans}" }} }}
 audit: {{ file: audit }}
 status: {{ address: 127.0.0.1:0 }}
+# nobody sends more when the story is over: its reader is not kept waiting
+drain: {{ delay: 0s }}
 "#
     )
 }
