@@ -41,6 +41,7 @@ mod records;
 mod refusals;
 mod reload;
 mod responses;
+mod restart;
 mod revocation;
 mod revocation_drill;
 mod spiffe;

@@ -371,9 +371,14 @@ impl Exeat {
 
     /// Starts it again with the same files, after it has ended.
     pub fn relaunch(&mut self) {
+        self.relaunch_as_it_is();
+        self.ready();
+    }
+
+    /// The same, whether it becomes ready or not.
+    pub fn relaunch_as_it_is(&mut self) {
         assert!(self.exited().is_some(), "it still runs");
         self.launch();
-        self.ready();
     }
 
     /// Waits for /readyz to say 200.
