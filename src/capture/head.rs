@@ -6,6 +6,7 @@
 
 use http::header::HeaderValue;
 use http::request::Parts;
+use http::uri::PathAndQuery;
 use http::{Method, Version};
 
 use super::destination::is_authority;
@@ -107,8 +108,13 @@ fn check_target(parts: &Parts) -> Result<(), Refusal> {
     if text == "*" {
         return if parts.method == Method::OPTIONS { Ok(()) } else { Err(malformed("`*` is a target of OPTIONS alone")) };
     }
-    if !(text.is_empty() || text.starts_with(['/', '?'])) {
+    if !text.starts_with(['/', '?']) {
         return Err(malformed("the path does not begin with a slash"));
+    }
+    // Text says `/` of an empty target, and the engine would write it to the upstream as it is: `GET  HTTP/1.1`. An HTTP/2 caller can send
+    // one, since of a `:path` that is a fragment alone nothing is left.
+    if text == "/" && *target != PathAndQuery::from_static("/") {
+        return Err(malformed("the request target has no path"));
     }
     if !all(text.as_bytes(), TARGET) {
         return Err(malformed("the request target holds a byte that must be percent-encoded"));
@@ -262,6 +268,19 @@ mod tests {
             assert_eq!(code(method, uri, Version::HTTP_11, &[host]), Some(expected), "{method} {uri}");
         }
         assert_eq!(code("CONNECT", "a.example:443", Version::HTTP_2, &[]), Some(Code::Unsupported));
+    }
+
+    #[test]
+    fn a_target_that_is_a_fragment_alone_is_no_target() {
+        let of = |path: &str| {
+            let mut parts = parts("GET", "https://a.example/", Version::HTTP_2, &[]);
+            let mut uri = parts.uri.into_parts();
+            uri.path_and_query = Some(PathAndQuery::try_from(path).unwrap());
+            parts.uri = http::Uri::from_parts(uri).unwrap();
+            check(&parts, HeadLimits::default()).err().map(|refusal| refusal.code)
+        };
+        assert_eq!((of("#x"), of("#")), (Some(Code::Malformed), Some(Code::Malformed)));
+        assert_eq!((of("/#x"), of("/"), of("?q")), (None, None, None));
     }
 
     #[test]

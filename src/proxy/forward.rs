@@ -253,8 +253,9 @@ impl Forward<'_> {
             return self.head.uri.clone();
         }
         match target.as_str() {
-            // `http://host?query`: the empty path of an absolute target is `/` (RFC 9112 section 3.2.1).
-            "" => Uri::default(),
+            // `http://host?query`: the empty path of an absolute target is `/` (RFC 9112 section 3.2.1). Text says `/` of an empty target
+            // too.
+            "/" => Uri::default(),
             text if text.starts_with('?') => PathAndQuery::try_from(format!("/{text}")).map_or_else(|_| Uri::default(), Uri::from),
             _ => Uri::from(target.clone()),
         }
