@@ -175,6 +175,8 @@ pub struct RawOutcome {
     pub blocks: Vec<(u32, Vec<u8>)>,
     /// Data by stream.
     pub data: Vec<(u32, Vec<u8>)>,
+    /// Streams that the peer ended (`END_STREAM`).
+    pub ended: Vec<u32>,
 }
 
 /// Sends bytes after the preface and reads frames until `enough`, the end, or the deadline.
@@ -207,6 +209,9 @@ pub async fn raw(
             let stream = u32::from_be_bytes([head[5], head[6], head[7], head[8]]) & 0x7fff_ffff;
             let word = |at: usize| payload.get(at..at + 4).map_or(0, |four| u32::from_be_bytes([four[0], four[1], four[2], four[3]]));
             outcome.frames.push((head[3], stream));
+            if head[3] <= 1 && head[4] & 1 == 1 {
+                outcome.ended.push(stream);
+            }
             match head[3] {
                 0 => outcome.data.push((stream, payload)),
                 1 => outcome.blocks.push((stream, payload)),
