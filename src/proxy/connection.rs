@@ -186,7 +186,9 @@ impl Conn {
     /// Records bytes that never became a request.
     pub(super) fn record_edge(&self, code: Code, reason: &'static str) {
         let shared = self.worker.shared();
-        shared.ledger.edge(&self.arrival.listener, self.arrival.peer, code, 1, format!("{reason}; request {:032x}", self.wire.id()));
+        // Only the bare answers of HTTP/1 tell their caller an id.
+        let request = Some(self.wire.id()).filter(|id| *id != 0).map(|id| format!("; request {id:032x}")).unwrap_or_default();
+        shared.ledger.edge(&self.arrival.listener, self.arrival.peer, code, 1, format!("{reason}{request}"));
         shared.metrics.edge(&self.arrival.listener, 1);
     }
 }
