@@ -1,10 +1,13 @@
 //! Story: no secret in any output. Canaries are planted in every slot of a request, in every stage, and looked for everywhere.
 
 use std::fs;
+use std::process::{Command, Stdio};
 
-use crate::harness::exeat::{Capture, allow_all, in_days, policy_head};
+use serde_json::{Value, json};
+
+use crate::harness::exeat::{APP, Capture, allow_all, in_days, policy_head};
 use crate::harness::otlp::Collector;
-use crate::harness::{Exeat, House, Upstream, Wire, h2, run, until};
+use crate::harness::{Answer, Exeat, House, Upstream, h2, root, run, skipped, until};
 
 /// Planted values share this part.
 const MARK: &str = "Zk7CanaryQ9";
@@ -46,17 +49,32 @@ fn outputs(exeat: &Exeat, collector: &Collector) -> Vec<(String, String)> {
             }
         }
     }
-    let admin = exeat.house.path().join("admin.sock");
-    if admin.exists() {
-        for path in ["/", "/v1/status", "/v1/reload", "/v1/anything"] {
-            let mut wire = Wire::unix(&admin);
-            wire.send(format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").as_bytes());
-            if let Ok(answer) = wire.try_answer("GET") {
-                outputs.push((format!("admin {path}"), answer.text()));
-            }
-        }
-    }
+    outputs.extend(admin(exeat));
     outputs
+}
+
+/// All that the admin server shows, and what it says to whoever asks for something else.
+fn admin(exeat: &Exeat) -> Vec<(String, String)> {
+    let get = |path: &str| exeat.admin("GET", path, &Value::Null);
+    let odd = ["/", "/v1/anything", "/v1/reload"].map(|path| (path.to_owned(), get(path)));
+    // Its refusals name every route, so that one which comes later is read here as well.
+    let help = odd[1].1.json()["next_step"].as_str().expect("the routes").to_owned();
+    let routes = help.split(", ").filter_map(|route| route.rsplit_once("GET ")).map(|(_, path)| path);
+    let lease = get("/v1/leases").json()["leases"][0]["id"].as_str().expect("a lease is open").to_owned();
+    let shown: Vec<(String, Answer)> = routes.map(|path| (path.to_owned(), get(&path.replace("{id}", &lease)))).collect();
+    for path in ["/v1/status", "/v1/edges", "/v1/leases", "/v1/leases/{id}", "/v1/revocations"] {
+        assert!(shown.iter().any(|(known, _)| known == path), "{path} is no route: {help}");
+    }
+    for (path, answer) in &shown {
+        assert_eq!(answer.status, 200, "{path}: {}", answer.text());
+        let body = answer.json();
+        let empty = body.as_object().is_none_or(|members| members.values().all(|value| value.as_array().is_some_and(Vec::is_empty)));
+        assert!(!empty, "{path} shows nothing: {body}");
+    }
+    for (path, answer) in &odd {
+        assert!(matches!(answer.status, 404 | 405), "{path}: {}", answer.status);
+    }
+    shown.into_iter().chain(odd).map(|(path, answer)| (format!("admin {path}"), answer.text())).collect()
 }
 
 fn must_not_hold(outputs: &[(String, String)], secret: &str, name: &str) {
@@ -90,30 +108,32 @@ fn slots() -> Vec<(&'static str, String)> {
 
 #[test]
 fn no_planted_secret_is_in_any_output() {
-    let (plain, tls, watched, collector) = (Upstream::http(), Upstream::https(), Upstream::http(), Collector::start());
+    let (plain, tls, watched, rehearsed) = (Upstream::http(), Upstream::https(), Upstream::http(), Upstream::http());
+    let collector = Collector::start();
     let mut house = House::new();
     let vendor = canary("vendor");
     let key = house.path().join("vendor.key");
     fs::write(&key, &vendor).expect("written");
-    let admin = house.path().join("admin.sock").display().to_string();
     house =
         house.credential("vendor", &format!("{{ secret: {{ value: \"${{file:{}}}\" }}, inject: {{ header: x-vendor }} }}", key.display()));
     let vendor_upstream = Upstream::http();
-    let observe = format!("stage: {{ observe: {{ until: {} }} }}", in_days(20));
+    let observe = |more: &str| format!("stage: {{ observe: {{ until: {}{more} }} }}", in_days(20));
     let exeat = house
         .listener("mesh", Capture::Host)
         .listener("egress", Capture::Forward)
         .listener("door", Capture::Route("plain"))
         .upstream("plain", &plain)
         .upstream("tls", &tls)
-        .upstream_with("watched", &watched, &observe)
+        .upstream_with("watched", &watched, &observe(""))
+        .upstream_with("rehearsed", &rehearsed, &observe(", rehearse: true"))
         .raw_upstream("vendored", &format!("{{ owner: t@example.com, origins: [\"{}\"], reach: {{ networks: [127.0.0.0/8, \"::1/128\"] }}, credentials: [vendor] }}", vendor_upstream.origin()))
         .policy(
             "base.yaml",
-            &(allow_all(&["plain", "tls", "watched"])
-                + "  - { id: vendored, effect: allow, to: [vendored], methods: [\"*\"], paths: [\"/**\"], grant: vendor }\n  - { id: shut, effect: deny, to: [plain, tls, watched], methods: [\"*\"], paths: [\"/shut/**\"] }\n"),
+            &(allow_all(&["plain", "tls", "watched", "rehearsed"])
+                + "  - { id: vendored, effect: allow, to: [vendored], methods: [\"*\"], paths: [\"/**\"], grant: vendor }\n  - { id: shut, effect: deny, to: [plain, tls, watched, rehearsed], methods: [\"*\"], paths: [\"/shut/**\"] }\n"),
         )
-        .extra(&format!("telemetry: {{ otlp: {{ endpoint: \"{}\", protocol: http }} }}\nadmin: {{ address: \"unix://{admin}\" }}", collector.endpoint()))
+        .extra(&format!("telemetry: {{ otlp: {{ endpoint: \"{}\", protocol: http }} }}", collector.endpoint()))
+        .admin()
         .env("OTEL_BSP_SCHEDULE_DELAY", "50")
         .env("RUST_LOG", "trace")
         .flags(&["-vvv"])
@@ -124,7 +144,9 @@ fn no_planted_secret_is_in_any_output() {
     let body = format!("{{\"password\":\"{}\"}}", canary("body"));
     let ca = exeat.ca();
     let mut refusals = Vec::new();
-    for (name, upstream) in [("plain", &plain), ("tls", &tls), ("watched", &watched), ("vendored", &vendor_upstream)] {
+    for (name, upstream) in
+        [("plain", &plain), ("tls", &tls), ("watched", &watched), ("rehearsed", &rehearsed), ("vendored", &vendor_upstream)]
+    {
         let host = upstream.authority();
         for target in [format!("/open/{name}{query}"), format!("/shut/{name}{query}"), format!("/answer-fields{query}")] {
             refusals.push(exeat.wire("mesh").ask("POST", &target, &host, &fields, body.as_bytes()));
@@ -177,6 +199,13 @@ fn no_planted_secret_is_in_any_output() {
     exeat.reload();
     until("a failed reload", || exeat.audit().iter().any(|record| record["event"] == "reload_failed").then_some(()));
 
+    exeat.record("a rehearsal", |record| record["event"] == "rehearsed");
+    // So that nothing that the admin server shows is empty.
+    let lease = json!({ "workload": APP, "kind": "task", "ttl": "20m", "attributes": {} });
+    let opened = exeat.admin("POST", "/v1/leases", &lease);
+    assert_eq!(opened.status, 201, "{}", opened.text());
+    exeat.revoke("upstream vendored");
+
     let mut outputs = outputs(&exeat, &collector);
     assert!(outputs.iter().any(|(place, text)| place == "audit" && text.contains("\"findings\"")), "findings were recorded");
     for answer in &refusals {
@@ -200,9 +229,11 @@ fn no_planted_secret_is_in_any_output() {
             assert!(!text.contains(MARK), "a static credential reached an upstream: {text}");
         }
     }
-    // In stage observe it got what it got before exeat was there.
-    let seen = watched.wait_for("/open/watched");
-    assert!(seen.text().contains(&canary("authorization")) && seen.text().contains(&canary("query")), "{}", seen.text());
+    // In stage observe it got what it got before exeat was there, rehearsed or not.
+    for (upstream, target) in [(&watched, "/open/watched"), (&rehearsed, "/open/rehearsed")] {
+        let seen = upstream.wait_for(target);
+        assert!(seen.text().contains(&canary("authorization")) && seen.text().contains(&canary("query")), "{}", seen.text());
+    }
     // Floor or not, a rule that denies is only recorded here.
     let record = exeat.record("a would-be denial", |record| {
         record["stage"] == "observe" && record["path"].as_str().is_some_and(|path| path.starts_with("/shut"))
@@ -251,8 +282,47 @@ fn keys_lie_where_only_exeat_reads_them() {
         let mode = entry.metadata().expect("there").permissions().mode() & 0o777;
         assert_eq!(mode & 0o077, 0, "{} has mode {mode:o}", entry.path().display());
     }
-    // Not dumpable: another process of the same user cannot read its memory.
-    let status = fs::read_to_string(format!("/proc/{}/limits", exeat.pid())).expect("limits");
-    let core = status.lines().find(|line| line.starts_with("Max core file size")).expect("the limit");
-    assert!(core.split_whitespace().nth(4) == Some("0"), "{core}");
+}
+
+#[test]
+fn who_runs_as_the_same_user_cannot_read_its_memory_and_no_core_is_left() {
+    // To the superuser's rights nothing is closed: exeat and whoever looks do without them here.
+    let without: &[&str] = if root() { &["setpriv", "--bounding-set=-all"] } else { &[] };
+    let run = |words: &[&str]| {
+        let words = [without, words].concat();
+        let mut command = Command::new(words[0]);
+        command.args(&words[1..]).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+        command
+    };
+    let able = run(&["true"]).status().is_ok_and(|status| status.success());
+    let up = Upstream::http();
+    let mut house = House::new().listener("mesh", Capture::Host).upstream("up", &up).policy("base.yaml", &allow_all(&["up"]));
+    if able && !without.is_empty() {
+        house = house.under(without);
+    }
+    let exeat = house.start();
+    let pid = u32::try_from(exeat.pid().as_raw()).expect("a pid");
+    let limits = fs::read_to_string(format!("/proc/{pid}/limits")).expect("limits");
+    let core = limits.lines().find(|line| line.starts_with("Max core file size")).expect("the limit");
+    // The soft and the hard one: it cannot be raised again.
+    assert_eq!(core.split_whitespace().skip(4).take(2).collect::<Vec<_>>(), ["0", "0"], "{core}");
+    if !able {
+        return skipped("setpriv not present, or not allowed");
+    }
+    let opens = |pid: u32, what: &str| {
+        let output = run(&["sh", "-c", ": < \"$0\"", &format!("/proc/{pid}/{what}")]).output().expect("it runs");
+        (output.status.success(), String::from_utf8_lossy(&output.stderr).into_owned())
+    };
+    // A program that does not close itself can be looked at in this way.
+    let mut other = run(&["sleep", "60"]).spawn().expect("another program");
+    until("the other program", || {
+        fs::read_to_string(format!("/proc/{}/comm", other.id())).is_ok_and(|name| name == "sleep\n").then_some(())
+    });
+    let looked = ["environ", "maps"].map(|what| opens(other.id(), what));
+    let _ended = (other.kill(), other.wait());
+    assert!(looked.iter().all(|(opened, _)| *opened), "{looked:?}");
+    for what in ["environ", "maps", "mem"] {
+        let (opened, why) = opens(pid, what);
+        assert!(!opened && why.contains("ermission denied"), "/proc/{pid}/{what} was opened: {opened}; {why}");
+    }
 }
