@@ -5,6 +5,8 @@ use std::fs;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
+use serde_json::Value;
+
 use crate::harness::exeat::{Capture, allow_all, policy_head};
 use crate::harness::{House, Upstream, Wire, until};
 
@@ -41,13 +43,14 @@ fn two_hundred_reloads_break_no_request_and_mix_no_revisions() {
             })
         })
         .collect();
-    let reloads = |exeat: &crate::harness::Exeat| exeat.audit().iter().filter(|record| record["event"] == "reload").count();
+    let mut probes = 0;
     for turn in 1..=200 {
         exeat.write_policy("base.yaml", &half(if turn % 2 == 0 { "even" } else { "odd" }));
         exeat.reload();
         let wanted = if turn % 2 == 0 { "even" } else { "odd" };
         let mut wire = exeat.wire("mesh");
         until("the reload to hold", || {
+            probes += 1;
             (wire.ask("GET", &format!("/{wanted}/probe"), &up.authority(), &[], b"").status == 200).then_some(())
         });
         assert!(workers.iter().all(|worker| !worker.is_finished()), "a request failed at reload {turn}");
@@ -57,19 +60,39 @@ fn two_hundred_reloads_break_no_request_and_mix_no_revisions() {
         worker.join().expect("no request failed");
     }
     assert!(asked.load(Ordering::Relaxed) > 400, "requests flowed");
-    assert!(reloads(&exeat) >= 200 || reloads(&exeat) >= 190, "{} reloads", reloads(&exeat));
+    // Each request has one record, and so one revision that judged it. Records are written behind their answers.
+    let all = probes + asked.load(Ordering::Relaxed);
+    let is_access = |record: &Value| record["kind"] == "access";
+    let newest = |records: &[Value], access: bool| {
+        records.iter().filter(|record| is_access(record) == access).filter_map(|record| record["revision"].as_u64()).max()
+    };
+    let records = until("a record of each request, and of the revision that judged it", || {
+        let records = exeat.audit();
+        let asked = records.iter().filter(|record| is_access(record)).count() as u64;
+        (asked >= all && newest(&records, false) >= newest(&records, true)).then_some(records)
+    });
+    let (accesses, events): (Vec<_>, Vec<_>) = records.iter().partition(|record| is_access(record));
+    assert_eq!(accesses.len() as u64, all);
+    // Each edit is taken over once. The file and the signal tell of it both, and a reload that finds nothing new is a revision as well.
+    let mut taken: Vec<(u64, &str)> = Vec::new();
+    for event in events.iter().filter(|record| record["event"] == "start" || record["event"] == "reload") {
+        taken.push((event["revision"].as_u64().expect("a revision"), event["policy"].as_str().expect("a policy")));
+    }
+    assert!(taken.windows(2).all(|pair| pair[1].0 == pair[0].0 + 1), "revisions go up by one: {taken:?}");
+    assert_eq!(taken.windows(2).filter(|pair| pair[0].1 != pair[1].1).count(), 200, "{taken:?}");
     // One revision is one policy, and one revision gives one answer to one question.
     let mut policies: BTreeMap<u64, String> = BTreeMap::new();
     let mut answers: BTreeMap<(u64, String), String> = BTreeMap::new();
-    for record in exeat.audit().into_iter().filter(|record| record["kind"] == "access") {
+    for record in accesses {
         let revision = record["revision"].as_u64().expect("a revision");
         let policy = record["policy"].as_str().expect("a policy").to_owned();
+        assert!(taken.contains(&(revision, &policy)), "judged by what was never taken over: {record}");
         assert_eq!(*policies.entry(revision).or_insert_with(|| policy.clone()), policy, "{record}");
         let side = record["path"].as_str().expect("a path").split('/').nth(1).expect("a side").to_owned();
         let outcome = record["outcome"].as_str().expect("an outcome").to_owned();
         assert_eq!(*answers.entry((revision, side)).or_insert_with(|| outcome.clone()), outcome, "{record}");
     }
-    assert!(policies.len() > 100, "{} revisions judged requests", policies.len());
+    assert!(policies.len() >= 200, "{} revisions judged requests", policies.len());
     for revision in policies.keys() {
         let told = |side: &str| answers.get(&(*revision, side.to_owned())).map(String::as_str);
         assert!(!(told("even") == Some("allowed") && told("odd") == Some("allowed")), "revision {revision} is half of each");
