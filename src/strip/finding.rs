@@ -1,15 +1,16 @@
 //! `Finding`: a static credential met on the way, without the credential.
 
 use std::cell::RefCell;
-use std::collections::hash_map::RandomState;
-use std::hash::{BuildHasher as _, Hasher as _};
+use std::hash::Hasher as _;
 use std::sync::Arc;
 
+use foldhash::SharedSeed;
+use foldhash::quality::FoldHasher;
 use rustc_hash::FxHashSet;
 use smallvec::SmallVec;
 
 use super::shape;
-use crate::secret::{Fingerprint, FingerprintKey};
+use crate::secret::{Fingerprint, FingerprintKey, random};
 
 /// Longest name in a place, in bytes.
 const NAME: usize = 64;
@@ -98,9 +99,9 @@ impl Held<'_> {
 
 /// Credentials that were met before: a workload sends the same key with each request, and to look into it, name and fingerprint it anew is
 /// most of what stripping it costs. What is known again is gone already, by its slot's name; only how it is recorded is remembered. It is
-/// known by a hash (`SipHash`, keyed at random for this thread) and not kept; the worst that two of one hash could do is to be recorded as one.
+/// known by a hash (keyed at random for this thread) and not kept; the worst that two of one hash could do is to be recorded as one.
 struct Met {
-    hashes: RandomState,
+    seed: SharedSeed,
     known: Vec<Set>,
 }
 
@@ -119,9 +120,14 @@ struct Known {
 }
 
 impl Met {
+    fn new() -> Self {
+        let mut seed = [0; 8];
+        random(&mut seed);
+        Self { seed: SharedSeed::from_u64(u64::from_ne_bytes(seed)), known: Vec::new() }
+    }
+
     fn hash(&self, key: &FingerprintKey, value: &[u8], told: Option<Kind>) -> u64 {
-        let mut hasher = self.hashes.build_hasher();
-        hasher.write_u64(key.number() << 8 | told.map_or(0, |kind| kind as u64 + 1));
+        let mut hasher = FoldHasher::with_seed(key.number() << 8 | told.map_or(0, |kind| kind as u64 + 1), &self.seed);
         hasher.write(value);
         hasher.finish()
     }
@@ -165,7 +171,7 @@ pub(super) fn finding<'v>(
     look: impl FnOnce(&'v [u8]) -> (Kind, &'v [u8]),
 ) -> Finding {
     thread_local! {
-        static MET: RefCell<Met> = RefCell::new(Met { hashes: RandomState::new(), known: Vec::new() });
+        static MET: RefCell<Met> = RefCell::new(Met::new());
     }
     let (kind, place, fingerprint) = MET.with_borrow_mut(|met| met.meet(key, held, told, look));
     Finding { kind, place, fingerprint, kept }
