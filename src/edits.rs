@@ -78,15 +78,15 @@ impl Edits {
     }
 
     /// Changes a header map; the target is the caller's to take.
-    pub fn apply(&self, headers: &mut HeaderMap) {
+    pub fn apply(self, headers: &mut HeaderMap) {
         for name in &self.removed {
             // What is set replaces every field of its name anyway; and most names are not there, which is seen without hashing them.
             if headers.keys().any(|there| there == name) && !self.set.iter().any(|(set, _)| set == name) {
                 headers.remove(name);
             }
         }
-        for (name, value) in &self.set {
-            headers.insert(name.clone(), value.clone());
+        for (name, value) in self.set {
+            headers.insert(name, value);
         }
     }
 }
@@ -121,7 +121,7 @@ mod tests {
         for name in [AUTHORIZATION, AUTHORIZATION, key.clone(), COOKIE, COOKIE] {
             headers.append(name, HeaderValue::from_static("old"));
         }
-        both.apply(&mut headers);
+        both.clone().apply(&mut headers);
         assert_eq!(headers.get_all(AUTHORIZATION).iter().collect::<Vec<_>>(), ["Bearer new"]);
         assert_eq!(headers.get_all(COOKIE).iter().collect::<Vec<_>>(), ["theme=dark"]);
         assert!(!headers.contains_key(&key));
@@ -142,7 +142,7 @@ mod tests {
         let mut headers = HeaderMap::new();
         headers.append(AUTHORIZATION, HeaderValue::from_static("Bearer old"));
         headers.append(AUTHORIZATION, HeaderValue::from_static("Basic old"));
-        edits.apply(&mut headers);
+        edits.clone().apply(&mut headers);
         edits.apply(&mut headers);
         assert_eq!(headers.get_all(AUTHORIZATION).iter().collect::<Vec<_>>(), ["Bearer new"]);
     }

@@ -114,6 +114,7 @@ where
         }
         let limits = &self.inner.limits;
         let now = self.inner.connector.clock.instant();
+        facts.began = Some(now);
         let found = self.inner.pool.borrow_mut().lane(hop, limits.keys, now, limits.idle);
         let Some(lane) = found else {
             return Err(DialError::Full { place: Place::new(hop, facts), what: "destinations", most: limits.keys });
@@ -148,7 +149,7 @@ where
         sender: Sender<B>,
         met: Met,
         hop: &Hop<'_>,
-        facts: &Facts,
+        facts: &mut Facts,
         answer: Answered,
     ) -> Result<Response<ResponseBody>, DialError> {
         let (kept, seat) = match sender {
@@ -159,6 +160,7 @@ where
         let response = accept(answer, seat, hop, facts)?;
         if let Some(sender) = kept.filter(|_| !switched && !hop.upgrade) {
             let now = self.inner.connector.clock.instant();
+            facts.ended = Some(now);
             lane.keep(sender, met, now, self.inner.limits.kept_per_key);
         }
         Ok(response)

@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use http::Version;
 
@@ -35,6 +35,10 @@ pub struct Facts {
     pub address: Option<SocketAddr>,
     /// HTTP version of the upstream leg.
     pub version: Version,
+    /// When it began.
+    pub began: Option<Instant>,
+    /// When its answer was there, where the connection was kept then.
+    pub ended: Option<Instant>,
     /// A pooled connection carried it.
     pub reused: bool,
     /// How long resolving, connecting and the TLS handshake took, where they happened.
@@ -49,6 +53,16 @@ pub struct Facts {
 
 impl Default for Facts {
     fn default() -> Self {
-        Self { address: None, version: Version::HTTP_11, reused: false, connect: None, key_exchange: None, sent: false, stale: 0 }
+        Self {
+            address: None,
+            version: Version::HTTP_11,
+            began: None,
+            ended: None,
+            reused: false,
+            connect: None,
+            key_exchange: None,
+            sent: false,
+            stale: 0,
+        }
     }
 }

@@ -21,6 +21,8 @@ pub struct Clearance {
     pub(super) destination: Destination,
     pub(super) credential: Option<Arc<Credential>>,
     pub(super) strip: Edits,
+    /// When it was given.
+    pub(super) at: Timestamp,
     /// Who said who asks: asked again before each attempt.
     pub(super) source: Arc<dyn IdentitySource>,
 }
@@ -35,6 +37,12 @@ impl Clearance {
     /// The proof of policy.
     pub const fn permit(&self) -> &Permit {
         &self.permit
+    }
+
+    /// When it was given: judged, or its credential obtained.
+    #[must_use]
+    pub const fn at(&self) -> Timestamp {
+        self.at
     }
 
     /// Where it goes.

@@ -97,7 +97,7 @@ impl Gate {
     ) -> Result<Permit, Refusal> {
         ready(snapshot)?;
         let (upstream, destination) = find(snapshot, arrival, parts)?;
-        let workload = self.who(snapshot, arrival, parts).map_err(Unproven::refusal)?.workload;
+        let workload = Self::who(snapshot, arrival, parts, self.clock.now()).map_err(Unproven::refusal)?.workload;
         let (action, stripped) = self.read(snapshot, &upstream, parts)?;
         let request = AccessRequest {
             workload: &workload,
@@ -116,7 +116,7 @@ impl Gate {
     /// Whether the caller of this request still proves to be this workload. A source that will know in a moment takes nothing away.
     #[must_use]
     pub fn still_proves(&self, snapshot: &Snapshot, arrival: &Arrival, parts: &Parts, workload: &Workload) -> bool {
-        match self.who(snapshot, arrival, parts) {
+        match Self::who(snapshot, arrival, parts, self.clock.now()) {
             Ok(proof) => proof.workload.id == workload.id,
             Err(Unproven::Unsettled(_)) => true,
             Err(Unproven::Refused(_)) => false,
@@ -146,10 +146,11 @@ impl Gate {
     }
 
     async fn identify(&self, snapshot: &Snapshot, arrival: &Arrival, parts: &Parts, access: &mut Access) -> Result<Proof, Refusal> {
-        let proof = match self.who(snapshot, arrival, parts) {
+        // Nothing was waited for since the passage began.
+        let proof = match Self::who(snapshot, arrival, parts, access.time) {
             Err(Unproven::Unsettled(source)) => {
                 source.settle(&Caller { arrival, headers: &parts.headers, now: self.clock.now() }).await;
-                self.who(snapshot, arrival, parts).map_err(Unproven::refusal)?
+                Self::who(snapshot, arrival, parts, self.clock.now()).map_err(Unproven::refusal)?
             }
             known => known.map_err(Unproven::refusal)?,
         };
@@ -158,9 +159,8 @@ impl Gate {
     }
 
     /// Asks the listener's sources in order; the first that has a say decides.
-    fn who<'a>(&self, snapshot: &'a Snapshot, arrival: &Arrival, parts: &Parts) -> Result<Proof, Unproven<'a>> {
+    fn who<'a>(snapshot: &'a Snapshot, arrival: &Arrival, parts: &Parts, at: Timestamp) -> Result<Proof, Unproven<'a>> {
         let sources = snapshot.identities.get(&arrival.listener).map(AsRef::as_ref).unwrap_or_default();
-        let at = self.clock.now();
         let caller = Caller { arrival, headers: &parts.headers, now: at };
         let refused = |code, why| {
             let challenge = arrival.tunnel.is_none() && code == Code::Unauthenticated && sources.iter().any(|source| source.challenges());
@@ -193,10 +193,11 @@ impl Gate {
         access.grpc = action.grpc.is_some();
         let (share, peer) = (share_of(&access.trace.trace), &arrival.peer);
         let request = AccessRequest { workload, upstream, destination: &destination, action: &action, parts, peer, tunnel, share };
-        let now = proof.at;
+        let mut now = proof.at;
         let mut decision = snapshot.policies.decide(&request, &stripped, &self.live, now);
         if let Some(want) = decision.unreserved.take() {
             decision = Box::pin(self.decide_again(snapshot, &request, &stripped, decision, want)).await;
+            now = self.clock.now();
         }
         let Decision { outcome, would_be, .. } = decision;
         let (findings, strip) = stripped.into_parts();
@@ -231,6 +232,7 @@ impl Gate {
                 } else {
                     // Boxed: requests whose credential is at hand are no larger for it.
                     let issued = Box::pin(self.broker.obtain(&permit, &snapshot.definitions)).await;
+                    now = self.clock.now();
                     access.obtained = self.clock.instant().saturating_duration_since(access.began);
                     issued.map_err(|error| self.unissued(&permit, &error))?
                 };
@@ -239,7 +241,7 @@ impl Gate {
             }
         };
         let Proof { source, .. } = proof;
-        Ok(Box::new(Clearance { permit, destination, credential, strip, source }))
+        Ok(Box::new(Clearance { permit, destination, credential, strip, at: now, source }))
     }
 
     /// A lease has uses left of which none is written down yet: waits for the household, and decides anew. Boxed by its only caller, so that

@@ -126,7 +126,7 @@ mod tests {
             let mut headers = HeaderMap::new();
             headers.append(HeaderName::from_static(name), HeaderValue::from_static("old"));
             headers.append(HeaderName::from_static(name), HeaderValue::from_static("older"));
-            edits.apply(&mut headers);
+            edits.clone().apply(&mut headers);
             edits.apply(&mut headers);
             assert_eq!(headers.get_all(name).iter().collect::<Vec<_>>(), ["value"]);
             assert!(headers[name].is_sensitive());

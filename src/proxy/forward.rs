@@ -204,16 +204,17 @@ pub(super) struct Forward<'a> {
     /// Where it goes.
     pub(super) destination: &'a Destination,
     /// Trace context of this attempt.
-    pub(super) trace: &'a Edits,
+    pub(super) trace: Edits,
     /// The gate's edits of this attempt.
-    pub(super) edits: &'a Edits,
+    pub(super) edits: Edits,
     /// `None`: the upstream is observed, and its head stays as it was.
     pub(super) via: Option<&'a Via>,
 }
 
 impl Forward<'_> {
     /// The head of one attempt; `dial` gives it the form of the upstream's HTTP version, and its authority.
-    pub(super) fn request(&self, body: Body) -> Request<Body> {
+    pub(super) fn request(self, body: Body) -> Request<Body> {
+        let target = self.target();
         let (mut proxy_authorization, mut cookies) = (false, false);
         for name in self.head.headers.keys() {
             proxy_authorization |= *name == PROXY_AUTHORIZATION;
@@ -241,7 +242,7 @@ impl Forward<'_> {
         self.edits.apply(&mut headers);
         let mut request = Request::new(body);
         *request.method_mut() = self.head.method.clone();
-        *request.uri_mut() = self.target();
+        *request.uri_mut() = target;
         *request.headers_mut() = headers;
         request
     }
@@ -417,8 +418,8 @@ mod tests {
             head: &head,
             wishes: Wishes { websocket: false, trailers: true },
             destination: &destination(Scheme::Https, "a.example", 443),
-            trace: &Edits::default(),
-            edits,
+            trace: Edits::default(),
+            edits: edits.clone(),
             via: Some(&Via::new()),
         };
         forward.request(Body::none())

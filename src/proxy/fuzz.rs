@@ -260,7 +260,7 @@ fn judged(parts: &Parts) {
     let (rules, key) = (Rules::default(), FingerprintKey::new(&[7; 32]));
     let stripped = examine(parts, &rules, &key);
     let mut after = parts.clone();
-    stripped.edits().apply(&mut after.headers);
+    stripped.edits().clone().apply(&mut after.headers);
     after.uri = Uri::from(
         stripped
             .edits()

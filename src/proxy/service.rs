@@ -6,7 +6,7 @@ use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::Poll;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use http::header::CONNECTION;
 use http::{HeaderValue, Method, Request, Response, StatusCode, Version};
@@ -200,13 +200,15 @@ async fn exchange(
         let span = worker.ids().borrow_mut().span();
         // The edits end here: what lives while the upstream is waited for is room in every request.
         let request = {
-            let edits = clearance.attempt_edits(head, &worker.gate().live, worker.clock().now())?;
+            // Nothing was waited for since the clearance was given.
+            let now = if first { clearance.at() } else { worker.clock().now() };
+            let edits = clearance.attempt_edits(head, &worker.gate().live, now)?;
             let forward = Forward {
                 head,
                 wishes,
                 destination: clearance.destination(),
-                trace: &trace.edits(span),
-                edits: &edits,
+                trace: trace.edits(span),
+                edits,
                 via: (*clearance.permit().plan() != Plan::AsIs).then_some(&worker.shared().via),
             };
             forward.request(body)
@@ -259,7 +261,6 @@ async fn attempt(
         upgrade: wishes.websocket,
     };
     let mut facts = Facts::default();
-    let began = worker.clock().instant().saturating_duration_since(passage.began());
     let mut again = || clearance.still_stands(&worker.gate().live, worker.clock().now());
     let sent = until_ended(passage, pin!(worker.dialer().send(&hop, request, &mut facts, &mut again))).await;
     let (status, error) = match &sent {
@@ -269,7 +270,7 @@ async fn attempt(
     };
     let shown = standing.as_ref().filter(|_| permit.upstream().tls.client_certificate).and_then(|standing| standing.svid.as_ref());
     let certificate = shown.map(|svid| svid.sha256);
-    remember(passage, span, began, &facts, certificate, (status, error));
+    remember(passage, span, &facts, certificate, (status, error));
     if !facts.reused && status.is_some() {
         worker.shared().spoken.learn(clearance.destination(), facts.version);
     }
@@ -280,12 +281,13 @@ async fn attempt(
 fn remember(
     passage: &Passage,
     span: [u8; 8],
-    began: Duration,
     facts: &Facts,
     certificate: Option<Sha256>,
     (status, error): (Option<StatusCode>, Option<&'static str>),
 ) {
-    let ended = passage.conn().worker().clock().instant().saturating_duration_since(passage.began());
+    let ended = facts.ended.unwrap_or_else(|| passage.conn().worker().clock().instant());
+    let since = |at: Instant| at.saturating_duration_since(passage.began());
+    let (began, ended) = (since(facts.began.unwrap_or(ended)), since(ended));
     let (address, version, reused, connect) = (facts.address, facts.version, facts.reused, facts.connect);
     passage
         .note(|access| access.attempts.push(Attempt { span, began, ended, address, version, reused, certificate, connect, status, error }));
@@ -313,11 +315,10 @@ async fn connect(passage: &Rc<Passage>) -> Result<Passed, Failure> {
     passage.idle.set(upstream.deadlines.idle);
     clearance.still_stands(&worker.gate().live, worker.clock().now())?;
     let hop = Hop { upstream, destination: clearance.destination(), generation: 0, workload: None, standing: None, upgrade: false };
-    let mut facts = Facts::default();
+    let mut facts = Facts { began: Some(worker.clock().instant()), ..Facts::default() };
     let span = worker.ids().borrow_mut().span();
-    let began = worker.clock().instant().saturating_duration_since(passage.began());
     let dialled = until_ended(passage, pin!(worker.dialer().tunnel(&hop, &mut facts))).await?;
-    remember(passage, span, began, &facts, None, (None, dialled.as_ref().err().map(DialError::word)));
+    remember(passage, span, &facts, None, (None, dialled.as_ref().err().map(DialError::word)));
     dialled.map(Passed::Tunnel).map_err(|error| error.refusal().into())
 }
 

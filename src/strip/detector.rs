@@ -151,7 +151,7 @@ mod tests {
     fn applied(parts: &Parts, stripped: &Stripped) -> Parts {
         let mut after = head("/", &[]);
         after.headers = parts.headers.clone();
-        stripped.edits().apply(&mut after.headers);
+        stripped.edits().clone().apply(&mut after.headers);
         after.uri = match stripped.edits().target() {
             Some(target) => Uri::from(target.clone()),
             None => Uri::from(parts.uri.path_and_query().unwrap().clone()),

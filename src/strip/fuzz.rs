@@ -38,7 +38,7 @@ pub fn strip(data: &[u8]) {
     let shown = format!("{:?}", stripped.findings());
     assert!(!shown.contains(SECRET), "{shown}");
     let mut after = parts.clone();
-    stripped.edits().apply(&mut after.headers);
+    stripped.edits().clone().apply(&mut after.headers);
     let target = stripped.edits().target().or(parts.uri.path_and_query()).cloned();
     after.uri = Uri::from(target.expect("a target that was parsed"));
     assert_eq!(after.uri.path(), parts.uri.path());
