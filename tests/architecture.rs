@@ -54,6 +54,9 @@ const FENCES: &[(&str, &[&str])] = &[
     ("pingora_core", &["app", "proxy/listen", "live", "dial"]),
     ("hyper::", &["outcall", "proxy", "dial", "admin", "demo"]),
     ("h2::", &["outcall", "proxy", "dial", "admin", "demo"]),
+    // the Broker API's connection is opened and judged there; tonic takes it in hyper's IO traits alone
+    ("hyper_util::", &["outcall", "proxy", "dial", "admin", "demo", "identity/broker_api/line"]),
+    ("http_body_util::", &["outcall", "proxy", "dial", "admin", "demo"]),
     ("serde_yaml", &["written"]),
     ("opentelemetry", &["telemetry"]),
     // gRPC: spans to a collector, and an agent's two APIs, whose messages are nobody else's business
@@ -94,10 +97,27 @@ fn is_of_tests(file: &Path) -> bool {
     .any(|declared| door.contains(&format!("{declared} {name};")))
 }
 
-/// Production code of a file: without comment lines, and without what follows `#[cfg(test)]`.
+/// Production code of a file: without comment lines, and without each item that stands under `#[cfg(test)]`. What follows such an item is
+/// production again: a house that rustfmt keeps closes an item where it began it.
 fn production(text: &str) -> String {
-    let end = text.find("#[cfg(test)]").unwrap_or(text.len());
-    text[..end].lines().filter(|line| !line.trim_start().starts_with("//")).collect::<Vec<_>>().join("\n")
+    let indent = |line: &str| line.len() - line.trim_start().len();
+    let mut kept = Vec::new();
+    let mut lines = text.lines();
+    while let Some(line) = lines.next() {
+        if !line.trim_start().starts_with("#[cfg(test)]") {
+            if !line.trim_start().starts_with("//") {
+                kept.push(line);
+            }
+            continue;
+        }
+        let attribute = |line: &&str| line.trim_start().starts_with("#[") && line.ends_with(']');
+        let Some(first) = std::iter::once(line).chain(lines.by_ref()).find(|line| !attribute(line) && !line.is_empty()) else { break };
+        if first.ends_with([';', ',', '}']) {
+            continue;
+        }
+        lines.find(|last| indent(last) == indent(line) && (last.trim_start().starts_with('}') || last.ends_with(';')));
+    }
+    kept.join("\n")
 }
 
 /// Names that follow `crate::`, also the first of each path inside one brace group.
@@ -177,4 +197,11 @@ fn rooms_use_only_rooms_above_them() {
 fn the_check_sees_upward_uses() {
     assert_eq!(uses("use crate::{edits::Edits, gate::{pass, Clearance}};\nuse crate::secret::Secret;"), ["edits", "gate", "secret"]);
     assert_eq!(uses("let x = crate::proxy::run();"), ["proxy"]);
+}
+
+#[test]
+fn only_what_is_annotated_is_of_the_tests() {
+    let text = "a\n#[cfg(test)]\nmod tests;\nb\n    #[cfg(test)]\n    #[must_use]\n    fn held(\n        x: u8,\n    ) -> u8 {\n        x;\n    }\n// c\nd\n\
+        #[cfg(test)]\nmod tests {\n    e;\n}\nf";
+    assert_eq!(production(text), "a\nb\nd\nf");
 }
