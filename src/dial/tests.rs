@@ -448,6 +448,108 @@ async fn deadlines_of_handshake_and_head() {
     .await;
 }
 
+/// A port whose every SYN stays unanswered: its queue of connections that nobody accepts is full. Both ends of the queue come with it.
+fn deaf() -> (u16, (socket2::Socket, Vec<std::net::TcpStream>)) {
+    let listener = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+    listener.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).unwrap();
+    listener.listen(1).unwrap();
+    let address = listener.local_addr().unwrap().as_socket().unwrap();
+    let mut queued = Vec::new();
+    while let Ok(stream) = std::net::TcpStream::connect_timeout(&address, Duration::from_millis(200)) {
+        queued.push(stream);
+        assert!(queued.len() < 100, "the queue takes whatever comes");
+    }
+    (address.port(), (listener, queued))
+}
+
+#[tokio::test]
+async fn a_connection_that_nobody_takes_ends_at_its_deadline() {
+    worker(async {
+        let (port, queue) = deaf();
+        let (_, dialer) = dialer();
+        let hasty = upstream(|upstream| upstream.deadlines.connect = Duration::from_millis(50));
+        for scheme in [Scheme::Http, Scheme::Https] {
+            let place = destination(scheme, "ledger.example", port);
+            let (facts, answer) = send(&dialer, &hop(&hasty, &place), get("/")).await;
+            let error = answer.unwrap_err();
+            assert!(error.to_string().ends_with("connecting took longer than 50ms"), "{error}");
+            assert!(error.to_string().contains(&format!("at 127.0.0.1:{port}")), "{error}");
+            assert_eq!((error.word(), error.refusal().code, facts.sent), ("timeout", Code::UpstreamTimeout, false));
+            assert!(!error.may_resend(true), "{error}");
+            let error = dialer.tunnel(&hop(&hasty, &place), &mut Facts::default()).await.unwrap_err();
+            assert_eq!(error.refusal().code, Code::UpstreamTimeout, "tunnels too");
+        }
+        assert_eq!(dialer.inner.connector.open.get(), 0, "none of them keeps a place");
+        drop(queue);
+    })
+    .await;
+}
+
+/// A server of one request a connection; tells of each handshake whether it resumed a session.
+async fn handshakes(tls: Arc<rustls::ServerConfig>) -> (u16, Rc<RefCell<Vec<rustls::HandshakeKind>>>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let (port, kinds) = (listener.local_addr().unwrap().port(), Rc::new(RefCell::new(Vec::new())));
+    let seen = Rc::clone(&kinds);
+    spawn_local(async move {
+        loop {
+            let (stream, _) = listener.accept().await.unwrap();
+            let Ok(mut stream) = tokio_rustls::TlsAcceptor::from(Arc::clone(&tls)).accept(stream).await else { continue };
+            seen.borrow_mut().extend(stream.get_ref().1.handshake_kind());
+            let mut head = [0; 4096];
+            assert!(stream.read(&mut head).await.unwrap() > 0);
+            stream.write_all(b"HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: 0\r\n\r\n").await.unwrap();
+            stream.shutdown().await.ok();
+        }
+    });
+    (port, kinds)
+}
+
+#[tokio::test]
+async fn a_session_is_resumed_where_the_trust_is_the_same_and_nowhere_else() {
+    use rustls::HandshakeKind::{Full, FullWithHelloRetryRequest, Resumed};
+    worker(async {
+        let (Roots::Certificates(own), tls) = certified("ledger.example", &[b"http/1.1"]) else { unreachable!() };
+        let (port, kinds) = handshakes(tls).await;
+        let ((clock, worker), (_, stranger)) = (dialer(), dialer());
+        let place = destination(Scheme::Https, "ledger.example", port);
+        let trusting = |roots: Vec<Vec<u8>>| {
+            upstream(|upstream| {
+                upstream.tls.roots = Roots::Certificates(roots.into());
+                upstream.protocol = Protocol::H1;
+            })
+        };
+        let last = |kinds: &RefCell<Vec<rustls::HandshakeKind>>| kinds.borrow_mut().pop().unwrap();
+        let full = |kind| matches!(kind, Full | FullWithHelloRetryRequest);
+        let upstream = trusting(own.to_vec());
+        send(&worker, &hop(&upstream, &place), get("/")).await.1.unwrap();
+        assert!(full(last(&kinds)));
+        let (facts, _) = send(&worker, &hop(&upstream, &place), get("/")).await;
+        assert_eq!((last(&kinds), facts.reused), (Resumed, false));
+        assert_eq!(facts.key_exchange, Some("X25519MLKEM768"), "a resumed session has a key exchange of its own (RFC 8446 section 2.2)");
+        // Another worker has a pool of its own, and the same sessions.
+        let connector = &worker.inner.connector;
+        let neighbour: Dialer<TestBody> =
+            Dialer::new(Arc::clone(&connector.resolver), Arc::clone(&connector.tls), clock, Limits::default());
+        send(&neighbour, &hop(&upstream, &place), get("/")).await.1.unwrap();
+        assert_eq!(last(&kinds), Resumed);
+        // Whoever trusts others judges the same server anew: a session lets nobody in whom these roots do not.
+        let Roots::Certificates(others) = certified("ledger.example", &[]).0 else { unreachable!() };
+        let elsewhere = trusting(others.to_vec());
+        assert_eq!(send(&worker, &hop(&elsewhere, &place), get("/")).await.1.unwrap_err().refusal().code, Code::UpstreamUntrusted);
+        let wider = trusting([own.to_vec(), others.to_vec()].concat());
+        send(&worker, &hop(&wider, &place), get("/")).await.1.unwrap();
+        assert!(full(last(&kinds)));
+        send(&worker, &hop(&wider, &place), get("/")).await.1.unwrap();
+        assert_eq!(last(&kinds), Resumed);
+        send(&worker, &hop(&upstream, &place), get("/")).await.1.unwrap();
+        assert_eq!(last(&kinds), Resumed, "and the first has kept its own");
+        // Configurations of another process know nothing of it.
+        send(&stranger, &hop(&upstream, &place), get("/")).await.1.unwrap();
+        assert!(full(last(&kinds)));
+    })
+    .await;
+}
+
 #[tokio::test]
 async fn a_long_upload_is_not_a_late_head_but_a_stalled_one_ends() {
     worker(async {

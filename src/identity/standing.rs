@@ -81,3 +81,59 @@ impl Standing {
         Ok(config)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+
+    use rustls::HandshakeKind;
+    use rustls_pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
+
+    use super::*;
+    use crate::tls::server_name;
+
+    /// A handshake without a socket, and what the server says afterwards: its tickets.
+    fn shake(client: Arc<ClientConfig>, server: &Arc<rustls::ServerConfig>) -> HandshakeKind {
+        fn pass(from: &mut dyn FnMut(&mut dyn io::Write) -> io::Result<usize>, to: &mut dyn FnMut(&mut dyn io::Read) -> io::Result<usize>) {
+            let mut bytes = Vec::new();
+            from(&mut bytes).unwrap();
+            let mut bytes = &bytes[..];
+            while !bytes.is_empty() {
+                to(&mut bytes).unwrap();
+            }
+        }
+        let mut client = rustls::ClientConnection::new(client, server_name("ledger.example").unwrap()).unwrap();
+        let mut server = rustls::ServerConnection::new(Arc::clone(server)).unwrap();
+        while client.wants_write() || server.wants_write() {
+            pass(&mut |to| client.write_tls(to), &mut |from| server.read_tls(from));
+            server.process_new_packets().unwrap();
+            pass(&mut |to| server.write_tls(to), &mut |from| client.read_tls(from));
+            client.process_new_packets().unwrap();
+        }
+        server.handshake_kind().unwrap()
+    }
+
+    #[test]
+    fn a_session_of_one_standing_is_resumed_by_no_other() {
+        let made = rcgen::generate_simple_self_signed(["ledger.example".to_owned()]).unwrap();
+        let key = PrivateKeyDer::from(PrivatePkcs8KeyDer::from(made.signing_key.serialize_der()));
+        let server = rustls::ServerConfig::builder_with_provider(crate::tls::provider())
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_no_client_auth()
+            .with_single_cert(vec![made.cert.der().clone()], key)
+            .unwrap();
+        let (server, tls) = (Arc::new(server), ClientConfigs::new());
+        let roots = Roots::Certificates(Arc::from([made.cert.der().to_vec()]));
+        let profile = TlsProfile { roots, server_name: None, spiffe_id: None, client_certificate: false };
+        let resumes =
+            |standing: &Standing, alpn| shake(standing.client_config(&profile, alpn, &tls).unwrap(), &server) == HandshakeKind::Resumed;
+        let (one, next) = (Standing::new(1, None, Arc::default()), Standing::new(2, None, Arc::default()));
+        assert!(!resumes(&one, Alpn::H1));
+        assert!(resumes(&one, Alpn::H1));
+        assert!(!resumes(&one, Alpn::H2), "what was offered belongs to the session");
+        assert!(!resumes(&next, Alpn::H1), "the certificate or the bundle is another");
+        assert!(resumes(&next, Alpn::H1));
+        assert!(resumes(&one, Alpn::H1));
+    }
+}
