@@ -675,6 +675,36 @@ mod tests {
         assert_eq!(chosen(&book, &terms("a"), Named::No, later), Err(Missing::Ended));
     }
 
+    /// What is judged by the clock is wrong as long as the clock is, and no longer by more than that.
+    #[test]
+    fn a_clock_that_jumps_a_day_prolongs_no_lease_by_more_and_brings_none_back() {
+        const DAY: Duration = Duration::from_hours(24);
+        let book = LeaseBook::default();
+        let pick = |kind: &str, now| chosen(&book, &terms(kind), Named::No, now).is_ok();
+        let lease = opened(&book, "back", 10, Some(2));
+        // A day back: it lives on, a day longer at most, with no use more than it had.
+        let before = noon() - DAY;
+        assert!(pick("back", before) && book.expire(before).is_empty());
+        assert_eq!(take_all(&book, &lease.id, None), 2);
+        assert!(!pick("back", before), "what is spent stays spent");
+        assert!(!pick("back", lease.until) && book.leases().get(&lease.id).unwrap().until == lease.until);
+        assert_eq!(book.renew_lease(&lease.id, DAY, before).unwrap().until, noon(), "renewed by the clock that is");
+        // Opened by a clock that is a day ahead: when that is put right it has its own time and the jump, and ends as any other.
+        let ahead = book.open_lease(opening("ahead", 10, None), &[], "uid 0", noon() + DAY).unwrap();
+        assert!(pick("ahead", noon() + DAY) && pick("ahead", noon()));
+        assert_eq!(ahead.until, noon() + DAY + Duration::from_mins(10));
+        let rule = LeaseTerms { max_ttl: Some(Duration::from_mins(5)), ..terms("ahead") };
+        assert_eq!(chosen(&book, &rule, Named::No, ahead.opened + Duration::from_mins(5)), Err(Missing::Ended));
+        book.end_lease(&ahead.id, "uid 0", noon(), || ()).unwrap();
+        // A day forward: what is over there is over for good, and others are opened when the clock is right again.
+        let forward = opened(&book, "forward", 10, None);
+        assert!(book.expire(noon() + DAY).iter().any(|lease| lease.id == forward.id));
+        assert!(!pick("forward", noon()) && !pick("ahead", noon()));
+        opened(&book, "forward", 10, None);
+        assert!(pick("forward", noon()));
+        assert_eq!(book.next_end(), Some(noon() + Duration::from_mins(10)));
+    }
+
     #[test]
     fn everything_is_bounded() {
         let book = LeaseBook::default();

@@ -510,6 +510,27 @@ mod tests {
     }
 
     #[test]
+    fn a_clock_that_jumps_forward_and_back_gives_one_burst_and_no_window_twice() {
+        const DAY: Duration = Duration::from_hours(24);
+        let limiter = Limiter::default();
+        let terms = rate(10, Per::Second, 10);
+        assert_eq!(through(&limiter, &terms, 0, noon(), 100), 10);
+        assert_eq!(through(&limiter, &terms, 0, noon() + DAY, 100), 10, "the bucket of the next day is full");
+        assert_eq!(through(&limiter, &terms, 0, noon(), 100), 0, "and nothing of this day's comes back");
+        assert_eq!(through(&limiter, &terms, 0, noon() + Duration::from_millis(1_200), 100), 10, "the rate goes on at once");
+        let day = quota(5, Per::Day);
+        assert_eq!(through(&limiter, &day, 0, noon(), 3), 3);
+        assert_eq!(through(&limiter, &day, 0, noon() + DAY, 100), 5);
+        assert_eq!(through(&limiter, &day, 0, noon(), 100), 0, "the next day's are spent, and this day's were lent to it");
+        assert_eq!(through(&limiter, &day, 0, noon() + DAY, 100), 0, "no window is counted twice");
+        assert_eq!(through(&limiter, &day, 0, noon() + 2 * DAY, 100), 5, "the first window that the clock had not seen is whole");
+        let hour = quota(5, Per::Hour);
+        assert_eq!(through(&limiter, &hour, 0, noon() + DAY, 100), 5);
+        assert_eq!(through(&limiter, &hour, 0, noon(), 100), 5, "windows of an hour have nothing to do with a day ago");
+        assert_eq!(through(&limiter, &hour, 0, noon(), 100), 0);
+    }
+
+    #[test]
     fn a_full_table_refuses_the_new_and_keeps_the_old() {
         let limiter = Limiter::with_places(64);
         let terms = quota(2, Per::Hour);

@@ -109,6 +109,35 @@ fn rules_have_dates_and_windows() {
     );
 }
 
+/// A decision knows no other moment than the one it is given: after a jump it is what it would have been, and then again.
+#[test]
+fn a_clock_that_jumps_a_day_is_believed_and_nothing_of_it_stays() {
+    let set = set(r#"
+  - { id: office, effect: allow, methods: [GET], paths: [/office], grant: none, windows: [{ days: mon, from: "06:00", to: "22:00", tz: UTC }] }
+  - { id: today, effect: allow, methods: [GET], paths: [/today], not_before: 2026-11-23, expires: 2026-11-24, grant: none }
+  - { id: since, effect: deny, paths: ["/**"], not_before: 2026-11-24T18:00:00Z }
+"#);
+    let (monday, sunday, tuesday) = ("2026-11-23T12:00:00Z", "2026-11-22T12:00:00Z", "2026-11-24T12:00:00Z");
+    let live = crate::live::Live::default();
+    for (at, office, today) in [
+        (monday, "allow office bare", "allow today bare"),
+        (sunday, "no_rule -", "no_rule -"),
+        (monday, "allow office bare", "allow today bare"),
+        (tuesday, "no_rule -", "no_rule -"),
+        (monday, "allow office bare", "allow today bare"),
+        ("2026-11-24T18:00:00Z", "denied since", "denied since"),
+        (monday, "allow office bare", "allow today bare"),
+    ] {
+        for (path, expected) in [("GET /office", office), ("GET /today", today)] {
+            let decision = ask("stripe", path).at(at).decide_with(&set, &live);
+            assert_eq!(line(&decision), expected, "{path} at {at}");
+            // What is let in by a wrong clock is looked at by the right one, against an end that does not move.
+            let until = decision.outcome.ok().and_then(|permit| permit.until());
+            assert!(until.is_none_or(|until| until <= "2026-11-24T00:00:00Z".parse().unwrap()), "{path} at {at}: {until:?}");
+        }
+    }
+}
+
 #[test]
 fn a_permit_ends_with_its_rule_or_its_window() {
     let set = set(r#"

@@ -23,6 +23,8 @@ const MOST_LEAVES: usize = 1024;
 const MOST_SESSIONS: usize = 1024;
 /// A leaf is shown for this part of its life, then minted anew: a connection should not outlive what it was shown.
 const SHOWN_FOR: Duration = Duration::from_hours(18);
+/// Clocks are put right by seconds all the time. A leaf from further ahead was minted by a clock that was wrong: it may not hold yet.
+const SET_BACK: Duration = Duration::from_mins(1);
 
 /// Mints leaves, keeps them, and accepts TLS inside tunnels.
 pub struct Interceptor {
@@ -34,7 +36,7 @@ pub struct Interceptor {
 }
 
 struct Leaf {
-    until: Timestamp,
+    minted: Timestamp,
     both: Arc<ServerConfig>,
     h1: Arc<ServerConfig>,
 }
@@ -73,19 +75,16 @@ impl Interceptor {
         let now = self.clock.now();
         let mut leaves = self.leaves.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(leaf) = leaves.get(host)
-            && leaf.until > now
+            && leaf.is_shown(now)
         {
             return Ok(leaf.config(alpn));
         }
         let certified = self.authority.mint(host, now)?;
-        let leaf = Leaf {
-            until: now + SHOWN_FOR,
-            both: self.configure(host, &certified, Alpn::Both)?,
-            h1: self.configure(host, &certified, Alpn::H1)?,
-        };
+        let leaf =
+            Leaf { minted: now, both: self.configure(host, &certified, Alpn::Both)?, h1: self.configure(host, &certified, Alpn::H1)? };
         let config = leaf.config(alpn);
         if leaves.len() >= MOST_LEAVES {
-            leaves.retain(|_, leaf| leaf.until > now);
+            leaves.retain(|_, leaf| leaf.is_shown(now));
             if leaves.len() >= MOST_LEAVES {
                 // Wildcard upstreams with more hosts than fit: start over, which costs one signature per host.
                 leaves.clear();
@@ -147,6 +146,11 @@ impl Interceptor {
 }
 
 impl Leaf {
+    fn is_shown(&self, now: Timestamp) -> bool {
+        let age = now.duration_since(self.minted);
+        age.unsigned_abs() < if age.is_negative() { SET_BACK } else { SHOWN_FOR }
+    }
+
     fn config(&self, alpn: Alpn) -> Arc<ServerConfig> {
         match alpn {
             Alpn::Both | Alpn::H2 => Arc::clone(&self.both),
@@ -311,5 +315,29 @@ mod tests {
             interceptor.server_config(&format!("h{host}.example"), Alpn::H1).unwrap();
         }
         assert!(interceptor.leaves.lock().unwrap().len() <= MOST_LEAVES);
+    }
+
+    #[test]
+    fn a_clock_that_jumps_a_day_shows_no_leaf_that_does_not_hold() {
+        const DAY: Duration = Duration::from_hours(24);
+        let (clock, interceptor) = interceptor(&[]);
+        let noon = clock.now();
+        let leaf = || {
+            let config = interceptor.server_config("a.example", Alpn::Both).unwrap();
+            assert!(Arc::ptr_eq(&config, &interceptor.server_config("a.example", Alpn::Both).unwrap()), "kept while the clock stands");
+            config
+        };
+        let first = leaf();
+        clock.set(noon - Duration::from_secs(5));
+        assert!(Arc::ptr_eq(&first, &leaf()), "clocks are put right by seconds all the time");
+        // A leaf holds from an hour before it was minted and for a day: after each jump the former one does not hold yet, or not any more.
+        let mut shown = first;
+        for jumped in [noon - DAY, noon, noon + DAY, noon] {
+            clock.set(jumped);
+            let next = leaf();
+            assert!(!Arc::ptr_eq(&shown, &next), "{jumped}");
+            shown = next;
+        }
+        assert_eq!(interceptor.leaves.lock().unwrap().len(), 1);
     }
 }

@@ -441,6 +441,45 @@ mod tests {
         assert!(signers.len() >= 7, "{}", signers.len());
     }
 
+    /// Whenever the clock jumps, what signs by it is published, before and after what is due by it; and no key signs for longer than its time
+    /// and the jump.
+    #[test]
+    fn a_clock_that_jumps_a_day_signs_with_a_published_key_always() {
+        const DAY: i64 = 24 * 3600;
+        const ROTATION: i64 = 30 * DAY;
+        for jump in [-DAY, DAY] {
+            // Before a rotation, while the next key is published ahead, after it has begun, and when the former is gone.
+            for before in [ROTATION - 3600, ROTATION - 300, ROTATION + 300, ROTATION + 3600] {
+                let state = Arc::new(State::ephemeral());
+                let ring = open(&state, Rhythm::default(), at(0));
+                for second in [ROTATION - 3600, ROTATION - 600, before] {
+                    ring.tend(at(second.min(before))).unwrap();
+                }
+                let claims = |second: i64| json!({ "iss": ISSUER, "aud": "a", "iat": second, "exp": at(second).as_second() + 900 });
+                let expected = Expected { typ: "at+jwt", issuer: ISSUER, audience: "a", leeway: Duration::ZERO };
+                let mut signers = Vec::new();
+                for second in [before, before + jump, before] {
+                    let signer = ring.signer(at(second)).unwrap();
+                    let token = signer.sign("at+jwt", &claims(second)).unwrap();
+                    verify(token.expose(), &ring.public_keys(), &expected, at(second)).unwrap();
+                    ring.tend(at(second)).unwrap();
+                    verify(token.expose(), &ring.public_keys(), &expected, at(second)).unwrap();
+                    signers.push(signer.public().clone());
+                }
+                assert!((1..=2).contains(&ring.public_keys().len()), "{jump} {before}");
+                // When the clock is right again, so is the rhythm: a rotation later another key signs, and one is published.
+                for minute in (before..before + ROTATION + DAY + 7200).step_by(60) {
+                    ring.tend(at(minute)).unwrap();
+                }
+                let later = ring.signer(at(before + ROTATION + DAY + 7200)).unwrap();
+                assert!(!signers.contains(later.public()), "{jump} {before}");
+                assert_eq!(ring.public_keys().len(), 1, "{jump} {before}");
+                let again = open(&state, Rhythm::default(), at(before));
+                assert_eq!(again.public_keys(), ring.public_keys(), "and a restart knows the same");
+            }
+        }
+    }
+
     #[test]
     fn a_key_that_cannot_be_kept_is_not_used() {
         let dir = tempfile::tempdir().unwrap();
