@@ -8,3 +8,6 @@ mod pass;
 
 pub use clearance::Clearance;
 pub use pass::{Connect, Gate};
+
+#[cfg(test)]
+mod refusals;

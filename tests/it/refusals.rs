@@ -130,24 +130,31 @@ fn an_upstream_that_does_not_answer_is_a_timeout() {
 
 #[test]
 fn a_secret_that_cannot_be_read_is_no_reason_to_pass_the_static_one() {
-    let up = Upstream::http();
-    let exeat = House::new()
-        .listener("mesh", Capture::Host)
-        .raw_upstream(
-            "up",
-            &format!(
-                "{{ owner: t@example.com, origins: [\"{}\"], reach: {{ networks: [127.0.0.0/8, \"::1/128\"] }}, credentials: [vendor] }}",
-                up.origin()
-            ),
-        )
-        .credential("vendor", "{ secret: { value: \"${file:/nonexistent/vendor.key}\" }, inject: bearer }")
-        .policy(
-            "base.yaml",
-            &(policy_head("base") + "  - { id: all, effect: allow, to: [up], methods: [\"*\"], paths: [\"/**\"], grant: vendor }\n"),
-        )
-        .start();
-    exeat.ask("mesh", "GET", "/x", &up.authority(), &[("authorization", "Bearer static")]).must_refuse(503, "credential_unavailable");
-    assert_eq!(up.wire_bytes(), 0);
+    let dir = tempfile::tempdir().expect("a directory");
+    let key = dir.path().join("empty.key");
+    std::fs::write(&key, "\n").expect("written");
+    for (place, status, code) in
+        [("/nonexistent/vendor.key", 503, "credential_unavailable"), (&*key.display().to_string(), 502, "credential_refused")]
+    {
+        let up = Upstream::http();
+        let exeat = House::new()
+            .listener("mesh", Capture::Host)
+            .raw_upstream(
+                "up",
+                &format!(
+                    "{{ owner: t@example.com, origins: [\"{}\"], reach: {{ networks: [127.0.0.0/8, \"::1/128\"] }}, credentials: [vendor] }}",
+                    up.origin()
+                ),
+            )
+            .credential("vendor", &format!("{{ secret: {{ value: \"${{file:{place}}}\" }}, inject: bearer }}"))
+            .policy(
+                "base.yaml",
+                &(policy_head("base") + "  - { id: all, effect: allow, to: [up], methods: [\"*\"], paths: [\"/**\"], grant: vendor }\n"),
+            )
+            .start();
+        exeat.ask("mesh", "GET", "/x", &up.authority(), &[("authorization", "Bearer static")]).must_refuse(status, code);
+        assert_eq!(up.wire_bytes(), 0);
+    }
 }
 
 #[test]
