@@ -1,6 +1,6 @@
 //! outcall: exeat's own calls: collectors, authorization servers, vaults.
 //!
-//! Enters: a complete request with an absolute URI that the operator wrote. Leaves: the whole answer, at most 1 MiB of it, or an
+//! Enters: a complete request with an absolute URI that the operator wrote. Leaves: the whole answer, no larger than the operator allows, or an
 //! [`OutcallError`] that names the origin and nothing of the request. Every call has one deadline for all of it, TLS is always verified,
 //! a redirect is an answer like any other, and one idle connection per origin is kept. Callable from any runtime with net and time.
 
@@ -75,15 +75,13 @@ pub struct Terms {
     pub trust: Trust,
     /// For everything, from resolving to the answer's last byte.
     pub deadline: Duration,
-    /// Largest answer in bytes.
-    pub most: usize,
     /// The call may be sent twice: done once when a kept connection ends without an answer.
     pub repeatable: bool,
 }
 
 impl Default for Terms {
     fn default() -> Self {
-        Self { trust: Trust::System, deadline: Duration::from_secs(5), most: 1 << 20, repeatable: false }
+        Self { trust: Trust::System, deadline: Duration::from_secs(5), repeatable: false }
     }
 }
 
@@ -96,6 +94,7 @@ const HEAD: usize = 64 << 10;
 pub struct Outcall {
     resolver: Arc<Resolver>,
     tls: Arc<ClientConfigs>,
+    most: usize,
     idle: Mutex<FxHashMap<(Arc<str>, Trust), Sender>>,
 }
 
@@ -113,10 +112,10 @@ enum Attempt {
 }
 
 impl Outcall {
-    /// With the process's resolver and configurations.
+    /// With the process's resolver and configurations; no answer is larger than `most` bytes.
     #[must_use]
-    pub fn new(resolver: Arc<Resolver>, tls: Arc<ClientConfigs>) -> Self {
-        Self { resolver, tls, idle: Mutex::default() }
+    pub fn new(resolver: Arc<Resolver>, tls: Arc<ClientConfigs>, most: usize) -> Self {
+        Self { resolver, tls, most, idle: Mutex::default() }
     }
 
     /// Makes one call. `Host` is set from the URI.
@@ -135,12 +134,12 @@ impl Outcall {
         let key = (Arc::clone(&target.origin), terms.trust.clone());
         let kept = self.idle.lock().unwrap_or_else(PoisonError::into_inner).remove(&key);
         let mut answer = match kept.filter(Sender::is_ready) {
-            Some(sender) => exchange(sender, target, request, terms, true).await,
+            Some(sender) => self.exchange(sender, target, request, terms, true).await,
             None => Err(Attempt::Stale),
         };
         if matches!(answer, Err(Attempt::Stale)) {
             let sender = self.connect(target, terms).await?;
-            answer = exchange(sender, target, request, terms, false).await;
+            answer = self.exchange(sender, target, request, terms, false).await;
         }
         match answer {
             Ok((sender, answer)) => {
@@ -179,33 +178,34 @@ impl Outcall {
         tokio::spawn(async move { drop(connection.await) });
         Ok(sender)
     }
-}
 
-async fn exchange(
-    mut sender: Sender,
-    target: &Target,
-    request: &Request<Bytes>,
-    terms: &Terms,
-    kept: bool,
-) -> Result<(Sender, Response<Bytes>), Attempt> {
-    let mut copy = Request::new(Full::new(request.body().clone()));
-    *copy.method_mut() = request.method().clone();
-    *copy.uri_mut() = request.uri().clone();
-    copy.headers_mut().clone_from(request.headers());
-    let response = match sender.try_send_request(copy).await {
-        Ok(response) => response,
-        Err(mut error) => {
-            let stale = error.take_message().is_some() || (kept && terms.repeatable);
-            return Err(if kept && stale { Attempt::Stale } else { Attempt::Failed(target.unreachable(error.into_error())) });
+    async fn exchange(
+        &self,
+        mut sender: Sender,
+        target: &Target,
+        request: &Request<Bytes>,
+        terms: &Terms,
+        kept: bool,
+    ) -> Result<(Sender, Response<Bytes>), Attempt> {
+        let mut copy = Request::new(Full::new(request.body().clone()));
+        *copy.method_mut() = request.method().clone();
+        *copy.uri_mut() = request.uri().clone();
+        copy.headers_mut().clone_from(request.headers());
+        let response = match sender.try_send_request(copy).await {
+            Ok(response) => response,
+            Err(mut error) => {
+                let stale = error.take_message().is_some() || (kept && terms.repeatable);
+                return Err(if kept && stale { Attempt::Stale } else { Attempt::Failed(target.unreachable(error.into_error())) });
+            }
+        };
+        let (parts, body) = response.into_parts();
+        match Limited::new(body, self.most).collect().await {
+            Ok(whole) => Ok((sender, Response::from_parts(parts, whole.to_bytes()))),
+            Err(error) if error.is::<LengthLimitError>() => {
+                Err(Attempt::Failed(OutcallError::TooLarge { origin: Arc::clone(&target.origin), most: self.most }))
+            }
+            Err(error) => Err(Attempt::Failed(target.unreachable(error))),
         }
-    };
-    let (parts, body) = response.into_parts();
-    match Limited::new(body, terms.most).collect().await {
-        Ok(whole) => Ok((sender, Response::from_parts(parts, whole.to_bytes()))),
-        Err(error) if error.is::<LengthLimitError>() => {
-            Err(Attempt::Failed(OutcallError::TooLarge { origin: Arc::clone(&target.origin), most: terms.most }))
-        }
-        Err(error) => Err(Attempt::Failed(target.unreachable(error))),
     }
 }
 
@@ -268,8 +268,12 @@ mod tests {
     use crate::clock::SystemClock;
 
     fn outcall() -> Outcall {
-        let resolver = Resolver::system(OwnListeners::default(), Arc::new(SystemClock));
-        Outcall::new(Arc::new(resolver), Arc::new(ClientConfigs::new()))
+        bounded(1 << 20)
+    }
+
+    fn bounded(most: usize) -> Outcall {
+        let resolver = Resolver::system(OwnListeners::default(), Arc::new(SystemClock), Duration::from_secs(5));
+        Outcall::new(Arc::new(resolver), Arc::new(ClientConfigs::new()), most)
     }
 
     /// A server that answers `size` bytes with the path and host it saw, `requests` times per connection; counts its connections.
@@ -323,8 +327,9 @@ mod tests {
     #[tokio::test]
     async fn answers_have_a_size_and_calls_an_end() {
         let (base, _) = server(2000, 1).await;
-        let error = outcall().call(post(&base), &Terms { most: 1999, ..Terms::default() }).await.unwrap_err();
+        let error = bounded(1999).call(post(&base), &Terms::default()).await.unwrap_err();
         assert_eq!(error, OutcallError::TooLarge { origin: base.as_str().into(), most: 1999 });
+        assert_eq!(bounded(2000).call(post(&base), &Terms::default()).await.unwrap().body().len(), 2000);
         let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}/?secret=1", silent.local_addr().unwrap());
         let error = outcall().call(post(&url), &Terms { deadline: Duration::from_millis(30), ..Terms::default() }).await.unwrap_err();

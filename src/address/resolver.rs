@@ -44,6 +44,7 @@ pub struct Resolver {
 struct Shared {
     lookup: Box<Lookup>,
     clock: Arc<dyn Clock>,
+    keep: Duration,
     state: Mutex<State>,
     work: Condvar,
 }
@@ -111,16 +112,20 @@ impl Name {
 }
 
 impl Resolver {
-    /// With the system's resolver.
+    /// With the system's resolver, whose answers are kept so long.
     #[must_use]
-    pub fn system(own: OwnListeners, clock: Arc<dyn Clock>) -> Self {
-        Self::new(own, clock, Box::new(|host| Ok((host, 0).to_socket_addrs()?.map(|address| address.ip()).collect())))
+    pub fn system(own: OwnListeners, clock: Arc<dyn Clock>, keep: Duration) -> Self {
+        Self::with(own, clock, keep, Box::new(|host| Ok((host, 0).to_socket_addrs()?.map(|address| address.ip()).collect())))
     }
 
     /// With another look-up.
     #[must_use]
     pub fn new(own: OwnListeners, clock: Arc<dyn Clock>, lookup: Box<Lookup>) -> Self {
-        Self { shared: Arc::new(Shared { lookup, clock, state: Mutex::default(), work: Condvar::new() }), own }
+        Self::with(own, clock, KEEP, lookup)
+    }
+
+    fn with(own: OwnListeners, clock: Arc<dyn Clock>, keep: Duration, lookup: Box<Lookup>) -> Self {
+        Self { shared: Arc::new(Shared { lookup, clock, keep, state: Mutex::default(), work: Condvar::new() }), own }
     }
 
     /// The listeners that no answer may lead to.
@@ -250,7 +255,7 @@ impl Shared {
             };
             drop(state);
             let answer: Answer = (self.lookup)(&host).map(Arc::from).map_err(|error| error.to_string().into());
-            let keep = if answer.is_ok() { KEEP } else { KEEP_FAILURE };
+            let keep = if answer.is_ok() { self.keep } else { self.keep.min(KEEP_FAILURE) };
             let known = Name::Known { until: self.clock.instant() + keep, answer: answer.clone() };
             state = self.lock();
             state.asked(&host);
@@ -299,6 +304,25 @@ mod tests {
         let error = resolver.resolve("rebind.example", 80, Reach::Public, SOON).await.unwrap_err();
         assert!(matches!(error, AddressError::Refused { why: Blocked::Metadata, .. }), "{error}");
         assert_eq!(error.refusal().code, crate::refusal::Code::AddressRefused);
+    }
+
+    #[tokio::test]
+    async fn an_answer_is_kept_as_long_as_the_operator_says() {
+        for keep in [Duration::from_millis(1), KEEP, Duration::from_hours(1)] {
+            let (clock, asked) = (clock(), Arc::new(AtomicUsize::new(0)));
+            let count = Arc::clone(&asked);
+            let lookup = move |_: &str| {
+                count.fetch_add(1, Ordering::SeqCst);
+                Ok(vec!["1.1.1.1".parse().unwrap()])
+            };
+            let resolver = Resolver::with(OwnListeners::default(), Arc::clone(&clock) as Arc<dyn Clock>, keep, Box::new(lookup));
+            for (step, questions) in [(Duration::ZERO, 1), (keep.saturating_sub(Duration::from_nanos(1)), 1), (Duration::from_nanos(1), 2)]
+            {
+                clock.advance(step);
+                resolver.resolve("kept.example", 443, Reach::Public, SOON).await.unwrap();
+                assert_eq!(asked.load(Ordering::SeqCst), questions, "{keep:?} and {step:?}");
+            }
+        }
     }
 
     #[tokio::test]

@@ -33,7 +33,7 @@ impl Spans {
     pub(super) fn start(config: &Config, outcall: Arc<Outcall>) -> Result<Self, Failed> {
         let settings = settings(config)?;
         // An export may be sent twice: a collector drops what it has seen, and a lost batch is worse.
-        let terms = Terms { trust: trust(&settings)?, deadline: Duration::from_secs(10), repeatable: true, ..Terms::default() };
+        let terms = Terms { trust: trust(&settings)?, deadline: Duration::from_secs(10), repeatable: true };
         let post: Post = Arc::new(move |request| {
             let (outcall, terms) = (Arc::clone(&outcall), terms.clone());
             Box::pin(async move { outcall.call(request, &terms).await.map_err(|error| error.to_string()) })

@@ -36,7 +36,7 @@ use crate::secret::Secret;
 use crate::snapshot::{Current, Snapshot};
 use crate::state::State;
 use crate::telemetry::Metrics;
-use crate::tls::{ClientConfigs, Interceptor};
+use crate::tls::{ClientConfigs, Interceptor, Leaves};
 use crate::written::Diagnostic;
 
 /// Why exeat did not start, with the exit code that tells a wrong configuration from a failure.
@@ -145,9 +145,9 @@ pub fn start(path: &Path, signals: Signals) -> Result<Running, Failed> {
     let kill = revocations::listen(&household, signals).map_err(|error| Failed::failure(format!("signals cannot be heard: {error}")))?;
     let health = Arc::new(Health::default());
     let own = OwnListeners::default();
-    let resolver = Arc::new(Resolver::system(own.clone(), Arc::clone(&clock)));
+    let resolver = Arc::new(Resolver::system(own.clone(), Arc::clone(&clock), config.limits.dns_keep));
     let tls = Arc::new(ClientConfigs::new());
-    let outcall = Arc::new(Outcall::new(Arc::clone(&resolver), Arc::clone(&tls)));
+    let outcall = Arc::new(Outcall::new(Arc::clone(&resolver), Arc::clone(&tls), config.limits.answer_size));
 
     let metrics = Metrics::new();
     let spans = records::Spans::start(&config, Arc::clone(&outcall))?;
@@ -190,7 +190,8 @@ pub fn start(path: &Path, signals: Signals) -> Result<Running, Failed> {
     let revoke = house.revocations(config.revocations.clone())?;
     let leasing = Arc::new(Leasing::new(house.surroundings()));
 
-    let interceptor = Interceptor::new(authority, Arc::clone(&clock)).map_err(|error| Failed::config(error.to_string()))?;
+    let bounds = Leaves { most: config.limits.leaves, life: config.limits.leaf_life };
+    let interceptor = Interceptor::new(authority, Arc::clone(&clock), bounds).map_err(|error| Failed::config(error.to_string()))?;
     let threads = config.threads.or_else(|| std::thread::available_parallelism().ok()).map_or(1, std::num::NonZeroUsize::get);
     let bound = Listeners::bind(&config.listeners, threads).map_err(|error| Failed::failure(error.to_string()))?;
     let listeners: Vec<(Arc<str>, Option<SocketAddr>)> = bound.addresses();

@@ -16,8 +16,6 @@ use super::error::TlsError;
 use crate::clock::Timestamp;
 use crate::secret::{Secret, random};
 
-/// Life of a leaf. Short: a leaf is as good as the name it stands for.
-const LEAF_LIFE: Duration = Duration::from_hours(24);
 const AUTHORITY_LIFE: Duration = Duration::from_hours(5 * 365 * 24);
 /// Clients whose clock is behind must not meet a certificate from the future.
 const BACKDATED: Duration = Duration::from_hours(1);
@@ -96,8 +94,8 @@ impl Authority {
         Secret::new(self.issuer.key().serialize_pem())
     }
 
-    /// A leaf for one DNS name or address.
-    pub(super) fn mint(&self, name: &str, now: Timestamp) -> Result<Arc<CertifiedKey>, TlsError> {
+    /// A leaf for one DNS name or address. Its life should be short: a leaf is as good as the name it stands for.
+    pub(super) fn mint(&self, name: &str, now: Timestamp, life: Duration) -> Result<Arc<CertifiedKey>, TlsError> {
         let failed = |why: String| TlsError::NotMinted { name: name.to_owned(), why };
         let san = match name.parse::<IpAddr>() {
             Ok(ip) => SanType::IpAddress(ip),
@@ -113,7 +111,7 @@ impl Authority {
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
         params.use_authority_key_identifier_extension = true;
-        validity(&mut params, now, LEAF_LIFE);
+        validity(&mut params, now, life);
         let leaf = params.signed_by(&self.leaf_key, &self.issuer).map_err(|error| failed(error.to_string()))?;
         Ok(Arc::new(CertifiedKey::new(vec![leaf.into(), self.certificate.clone()], Arc::clone(&self.signer))))
     }
@@ -153,7 +151,7 @@ mod tests {
         let made = Authority::generate(now, &[]).unwrap();
         let loaded = Authority::from_pem(made.certificate_pem(), &made.key_pem()).unwrap();
         assert_eq!(made.certificate, loaded.certificate);
-        assert_eq!(loaded.mint("a.example", now).unwrap().cert.len(), 2);
+        assert_eq!(loaded.mint("a.example", now, Duration::from_hours(24)).unwrap().cert.len(), 2);
         let other = Authority::generate(now, &[]).unwrap();
         let mixed = Authority::from_pem(made.certificate_pem(), &other.key_pem()).err().unwrap();
         assert_eq!(mixed.to_string(), "the interception CA cannot be used: its certificate and its key do not belong together");
@@ -163,6 +161,6 @@ mod tests {
     #[test]
     fn what_is_no_name_is_not_minted() {
         let authority = Authority::generate(Timestamp::UNIX_EPOCH, &[]).unwrap();
-        assert!(matches!(authority.mint("ex\u{e4}mple", Timestamp::UNIX_EPOCH), Err(TlsError::NotMinted { .. })));
+        assert!(matches!(authority.mint("ex\u{e4}mple", Timestamp::UNIX_EPOCH, Duration::from_hours(24)), Err(TlsError::NotMinted { .. })));
     }
 }

@@ -19,17 +19,37 @@ use super::client::Alpn;
 use super::error::TlsError;
 use crate::clock::{Clock, Timestamp};
 
-const MOST_LEAVES: usize = 1024;
 const MOST_SESSIONS: usize = 1024;
-/// A leaf is shown for this part of its life, then minted anew: a connection should not outlive what it was shown.
-const SHOWN_FOR: Duration = Duration::from_hours(18);
 /// Clocks are put right by seconds all the time. A leaf from further ahead was minted by a clock that was wrong: it may not hold yet.
 const SET_BACK: Duration = Duration::from_mins(1);
+
+/// Bounds of the leaves.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Leaves {
+    /// So many are kept.
+    pub most: usize,
+    /// So long each of them holds.
+    pub life: Duration,
+}
+
+impl Leaves {
+    /// A leaf is shown for this part of its life, then minted anew: a connection should not outlive what it was shown.
+    fn shown_for(self) -> Duration {
+        self.life / 4 * 3
+    }
+}
+
+impl Default for Leaves {
+    fn default() -> Self {
+        Self { most: 1024, life: Duration::from_hours(24) }
+    }
+}
 
 /// Mints leaves, keeps them, and accepts TLS inside tunnels.
 pub struct Interceptor {
     authority: Authority,
     clock: Arc<dyn Clock>,
+    bounds: Leaves,
     leaves: Mutex<FxHashMap<Arc<str>, Leaf>>,
     tickets: Arc<dyn rustls::server::ProducesTickets>,
     sessions: Arc<ServerSessionMemoryCache>,
@@ -56,9 +76,9 @@ impl Interceptor {
     ///
     /// # Errors
     /// No key for session tickets.
-    pub fn new(authority: Authority, clock: Arc<dyn Clock>) -> Result<Self, TlsError> {
+    pub fn new(authority: Authority, clock: Arc<dyn Clock>, bounds: Leaves) -> Result<Self, TlsError> {
         let tickets = rustls::crypto::aws_lc_rs::Ticketer::new().map_err(|error| TlsError::Configuration(error.to_string()))?;
-        Ok(Self { authority, clock, leaves: Mutex::default(), tickets, sessions: ServerSessionMemoryCache::new(MOST_SESSIONS) })
+        Ok(Self { authority, clock, bounds, leaves: Mutex::default(), tickets, sessions: ServerSessionMemoryCache::new(MOST_SESSIONS) })
     }
 
     /// The CA's certificate, for trust stores.
@@ -75,17 +95,17 @@ impl Interceptor {
         let now = self.clock.now();
         let mut leaves = self.leaves.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(leaf) = leaves.get(host)
-            && leaf.is_shown(now)
+            && leaf.is_shown(now, self.bounds)
         {
             return Ok(leaf.config(alpn));
         }
-        let certified = self.authority.mint(host, now)?;
+        let certified = self.authority.mint(host, now, self.bounds.life)?;
         let leaf =
             Leaf { minted: now, both: self.configure(host, &certified, Alpn::Both)?, h1: self.configure(host, &certified, Alpn::H1)? };
         let config = leaf.config(alpn);
-        if leaves.len() >= MOST_LEAVES {
-            leaves.retain(|_, leaf| leaf.is_shown(now));
-            if leaves.len() >= MOST_LEAVES {
+        if leaves.len() >= self.bounds.most {
+            leaves.retain(|_, leaf| leaf.is_shown(now, self.bounds));
+            if leaves.len() >= self.bounds.most {
                 // Wildcard upstreams with more hosts than fit: start over, which costs one signature per host.
                 leaves.clear();
             }
@@ -146,9 +166,9 @@ impl Interceptor {
 }
 
 impl Leaf {
-    fn is_shown(&self, now: Timestamp) -> bool {
+    fn is_shown(&self, now: Timestamp, bounds: Leaves) -> bool {
         let age = now.duration_since(self.minted);
-        age.unsigned_abs() < if age.is_negative() { SET_BACK } else { SHOWN_FOR }
+        age.unsigned_abs() < if age.is_negative() { SET_BACK } else { bounds.shown_for() }
     }
 
     fn config(&self, alpn: Alpn) -> Arc<ServerConfig> {
@@ -195,10 +215,14 @@ mod tests {
     const SOON: Duration = Duration::from_secs(5);
 
     fn interceptor(permitted: &[&str]) -> (Arc<ManualClock>, Arc<Interceptor>) {
+        bounded(permitted, Leaves::default())
+    }
+
+    fn bounded(permitted: &[&str], leaves: Leaves) -> (Arc<ManualClock>, Arc<Interceptor>) {
         let now = crate::clock::SystemClock.now();
         let clock = Arc::new(ManualClock::new(now));
         let authority = Authority::generate(now, permitted).unwrap();
-        (Arc::clone(&clock), Arc::new(Interceptor::new(authority, clock).unwrap()))
+        (Arc::clone(&clock), Arc::new(Interceptor::new(authority, clock, leaves).unwrap()))
     }
 
     fn trust(interceptor: &Interceptor) -> Trust {
@@ -309,12 +333,34 @@ mod tests {
         let (clock, interceptor) = interceptor(&[]);
         let first = interceptor.server_config("a.example", Alpn::Both).unwrap();
         assert!(Arc::ptr_eq(&first, &interceptor.server_config("a.example", Alpn::Both).unwrap()));
-        clock.advance(SHOWN_FOR);
+        clock.advance(Leaves::default().shown_for());
         assert!(!Arc::ptr_eq(&first, &interceptor.server_config("a.example", Alpn::Both).unwrap()));
-        for host in 0..=MOST_LEAVES {
+        for host in 0..=Leaves::default().most {
             interceptor.server_config(&format!("h{host}.example"), Alpn::H1).unwrap();
         }
-        assert!(interceptor.leaves.lock().unwrap().len() <= MOST_LEAVES);
+        assert!(interceptor.leaves.lock().unwrap().len() <= Leaves::default().most);
+    }
+
+    #[tokio::test]
+    async fn the_operator_says_how_many_leaves_there_are_and_how_long_they_hold() {
+        let life = Duration::from_mins(20);
+        let (clock, interceptor) = bounded(&[], Leaves { most: 2, life });
+        for host in ["a.example", "b.example", "c.example"] {
+            interceptor.server_config(host, Alpn::H1).unwrap();
+        }
+        assert!(interceptor.leaves.lock().unwrap().len() <= 2);
+        let (ours, far) = duplex(1 << 16);
+        let config = ClientConfigs::new().config(&trust(&interceptor), Alpn::H1).unwrap();
+        let served = interceptor.accept(ours, "a.example", Alpn::H1, false, SOON);
+        let asked = TlsConnector::from(config).connect(server_name("a.example").unwrap(), far);
+        let (served, asked) = tokio::join!(served, asked);
+        assert!(served.is_ok());
+        let asked = asked.unwrap();
+        let ends = crate::tls::not_after(asked.get_ref().1.peer_certificates().unwrap().first().unwrap()).unwrap();
+        assert!(ends <= clock.now() + life && ends > clock.now() + life - Duration::from_secs(2), "{ends}");
+        let first = interceptor.server_config("a.example", Alpn::H1).unwrap();
+        clock.advance(Duration::from_mins(15));
+        assert!(!Arc::ptr_eq(&first, &interceptor.server_config("a.example", Alpn::H1).unwrap()));
     }
 
     #[test]

@@ -21,7 +21,7 @@ use rustls::crypto::{CryptoProvider, aws_lc_rs};
 pub use authority::Authority;
 pub use client::{Alpn, ClientConfigs, OwnCertificate, Peer, server_name};
 pub use error::TlsError;
-pub use interception::{Intercepted, Interceptor};
+pub use interception::{Intercepted, Interceptor, Leaves};
 pub use listener::{ClientFault, ClientJudge, Shown, client_fault, listener_config, not_after};
 pub use roots::{Trust, parse_certificates, system_roots_pem};
 pub use wire::{HandshakeError, Wire};
