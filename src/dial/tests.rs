@@ -341,6 +341,23 @@ async fn idle_connections_are_let_go() {
 }
 
 #[tokio::test]
+async fn a_key_keeps_no_more_connections_than_it_may() {
+    worker(async {
+        let (port, connections) = serve(H1).await;
+        let ((clock, full), upstream) = (dialer(), upstream(|_| {}));
+        let connector = &full.inner.connector;
+        let limits = Limits { kept_per_key: 2, ..Limits::default() };
+        let dialer: Dialer<TestBody> = Dialer::new(Arc::clone(&connector.resolver), Arc::clone(&connector.tls), clock, limits);
+        let place = destination(Scheme::Http, "ledger.example", port);
+        let hop = hop(&upstream, &place);
+        let burst = join_all((0..5).map(|_| send(&dialer, &hop, get("/")))).await;
+        assert!(burst.iter().all(|(_, answer)| answer.is_ok()));
+        assert_eq!((connections.get(), dialer.held()), (5, 2));
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn tls_is_verified_post_quantum_and_chooses_by_alpn() {
     worker(async {
         let (roots, tls) = certified("ledger.example", &[b"h2", b"http/1.1"]);

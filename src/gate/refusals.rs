@@ -20,7 +20,7 @@ use crate::credentials::{Broker, CredentialProvider, Definition, Definitions, Gr
 use crate::dial::{DialError, Place};
 use crate::identity::{Fixed, IdentitySource, SpiffeId};
 use crate::jose::{Algorithm, SigningKey};
-use crate::live::Live;
+use crate::live::{Live, Opening};
 use crate::policy::{Bounds, PolicyFile, compile};
 use crate::refusal::{Code, Refusal};
 use crate::secret::{FingerprintKey, Secret};
@@ -102,6 +102,8 @@ impl World {
                     format!("  - {{ id: {name}, effect: allow, to: [{name}], from: [\"**\"], methods: [GET], paths: [\"/**\"], grant: {name} }}\n")
                 })
                 .concat();
+        let rules = rules
+            + "  - { id: leased, effect: allow, to: [missing], from: [\"**\"], methods: [PUT], paths: [/], grant: none, lease: { kind: task, max_ttl: 20m, max_uses: 9 } }\n";
         let files = [PolicyFile { source: Source::new("t.yaml", rules), bounds: Bounds::All }];
         let (policies, _) = compile(&files, &catalogue, &profiles, "prod.example", now()).unwrap();
         let bound: Vec<_> = profiles.values().cloned().collect();
@@ -257,4 +259,30 @@ async fn what_the_operator_reads_of_every_refusal_that_is_not_policys() {
     not_ready: policies/app.yaml:3:1: `to` is missing
     internal: an upstream without strip rules
     "#);
+}
+
+/// A lease that was opened before the rule was there: none of the rule's uses is written down.
+#[tokio::test]
+async fn uses_that_nobody_writes_down_are_not_waited_for_without_end() {
+    let mut world = World::new();
+    world.parts = head("PUT", "/", &[("host", "missing.example")]);
+    let workload = "spiffe://prod.example/app".to_owned();
+    let opening = Opening { workload, kind: "task".into(), ttl: Duration::from_mins(10), ..Opening::default() };
+    world.gate.live.leases().open_lease(opening, &[], "uid 0", now()).unwrap();
+    let pass = async || {
+        let mut access = samples::allowed(1);
+        let passing = world.gate.pass(&world.snapshot, &world.arrival, &world.parts, &mut access);
+        tokio::time::timeout(Duration::from_secs(10), passing).await.unwrap().map(drop)
+    };
+    assert_eq!(pass().await.unwrap_err().code, Code::Overloaded);
+    // With a household that writes, the very same request is let through.
+    let household = async {
+        world.gate.live.leases().wanted().await;
+        world.gate.live.leases().tend(now()).unwrap();
+        std::future::pending::<()>().await;
+    };
+    tokio::select! {
+        outcome = pass() => outcome.unwrap(),
+        () = household => {}
+    }
 }

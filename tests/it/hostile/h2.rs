@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-use crate::harness::h2::{PREFACE, RawOutcome, block, frame, plain, raw};
+use crate::harness::h2::{Client, PREFACE, RawOutcome, block, frame, plain, raw, request};
 use crate::harness::{BOUND, Seen, Upstream, run, until};
 
 use super::baseline::Baseline;
@@ -386,6 +386,32 @@ fn against(outcome: &RawOutcome, end: End) -> Option<String> {
     // Twenty in the life of a connection; the next one is its end, which may overtake them.
     let other = outcome.resets.iter().any(|(_, code)| Some(*code) != resets);
     (other || outcome.resets.len() > 20).then(|| format!("RST_STREAM {:?}", outcome.resets))
+}
+
+#[test]
+fn streams_and_header_lists_of_http_2_are_bounded() {
+    const MOST: u32 = 100;
+    let up = Upstream::http();
+    let exeat = house(&up).start();
+    let host = up.authority();
+    let good = block(&fields("POST", "/h/streams", &host, &[]));
+    // None of them has ended, so all are open at once.
+    let streams: Vec<u8> = (0..=MOST).flat_map(|at| frame(HEADERS, END_HEADERS, at * 2 + 1, &good)).collect();
+    let outcome = run(async {
+        let refused = |outcome: &RawOutcome| !outcome.resets.is_empty() || outcome.goaway.is_some();
+        raw(plain(exeat.port("mesh")).await, &streams, Duration::from_secs(10), refused).await
+    });
+    assert_eq!((outcome.resets.as_slice(), outcome.goaway), (&[(MOST * 2 + 1, REFUSED_STREAM)][..], None));
+    run(async {
+        let mut client = Client::start(plain(exeat.port("mesh")).await).await.expect("h2");
+        let long = "v".repeat(13_000);
+        for (count, expected) in [(4, 200), (6, 431)] {
+            let many: Vec<(String, &str)> = (0..count).map(|at| (format!("x-{at}"), long.as_str())).collect();
+            let many: Vec<(&str, &str)> = many.iter().map(|(name, value)| (name.as_str(), *value)).collect();
+            let answer = client.ask(request("GET", "http", &host, "/h/list", &many), b"", None).await.expect("answered");
+            assert_eq!(answer.status, expected, "{count} fields of 13 KB");
+        }
+    });
 }
 
 #[test]
