@@ -104,6 +104,10 @@ fn check_target(parts: &Parts) -> Result<(), Refusal> {
         return if authority_form { Ok(()) } else { Err(malformed("a CONNECT target is host:port")) };
     }
     let Some(target) = uri.path_and_query() else { return Err(malformed("the request target has no path")) };
+    // Without an authority the engine takes a head that says no `:path` at all (RFC 9113 section 8.3.1), and the URI writes out a slash.
+    if parts.version == Version::HTTP_2 && uri.path().is_empty() {
+        return Err(malformed("the request has no :path"));
+    }
     let text = target.as_str();
     if text == "*" {
         return if parts.method == Method::OPTIONS { Ok(()) } else { Err(malformed("`*` is a target of OPTIONS alone")) };
@@ -268,6 +272,9 @@ mod tests {
             assert_eq!(code(method, uri, Version::HTTP_11, &[host]), Some(expected), "{method} {uri}");
         }
         assert_eq!(code("CONNECT", "a.example:443", Version::HTTP_2, &[]), Some(Code::Unsupported));
+        let mut without_a_path = parts("GET", "/", Version::HTTP_2, &[host]);
+        without_a_path.uri = http::Uri::from_parts(http::uri::Parts::default()).unwrap();
+        assert_eq!(check(&without_a_path, HeadLimits::default()).unwrap_err().code, Code::Malformed);
     }
 
     #[test]
