@@ -8,7 +8,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::header::{CONTENT_LENGTH, HOST, TRANSFER_ENCODING};
 use http::uri::{Authority, PathAndQuery, Scheme, Uri};
-use http::{HeaderValue, Request, Response, StatusCode, Version};
+use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, Version};
 use http_body::Body;
 use hyper::client::conn::TrySendError;
 
@@ -189,6 +189,13 @@ fn chain(error: &hyper::Error) -> String {
     text
 }
 
+/// Whether all that is said of the length of a body is one number.
+fn is_one_length(headers: &HeaderMap) -> bool {
+    let mut lengths = headers.get_all(CONTENT_LENGTH).iter();
+    let Some(first) = lengths.next() else { return true };
+    !first.is_empty() && first.as_bytes().iter().all(u8::is_ascii_digit) && lengths.all(|length| length == first)
+}
+
 /// What every response head must be before anybody sees it.
 pub(super) fn accept(
     Answered { mut response, line, progress }: Answered,
@@ -200,9 +207,10 @@ pub(super) fn accept(
         let why = "it switched protocols (101) although nobody asked".to_owned();
         return Err(DialError::Protocol { place: Place::new(hop, facts), why });
     }
-    // The engine frames by Transfer-Encoding but leaves the overruled Content-Length in the head (RFC 9112 section 6.3): passed on, the
-    // next reader could frame by it.
-    if response.headers().contains_key(TRANSFER_ENCODING) {
+    // The engine frames by Transfer-Encoding, or by a status that has no body, and leaves the overruled Content-Length in the head, whatever
+    // it says (RFC 9112 section 6.3, RFC 9110 section 8.6): passed on, the next reader could frame by it.
+    let headers = response.headers();
+    if headers.contains_key(TRANSFER_ENCODING) || response.status() == StatusCode::NO_CONTENT || !is_one_length(headers) {
         response.headers_mut().remove(CONTENT_LENGTH);
     }
     Ok(response.map(|body| ResponseBody::new(body, seat, line, progress)))

@@ -728,6 +728,18 @@ async fn heads_that_could_be_read_in_two_ways_are_made_plain_or_refused() {
         let response = dialer.send(&hop(&upstream, &place), get("/"), &mut facts, &mut || Ok(())).await.unwrap();
         assert!(!response.headers().contains_key(http::header::CONTENT_LENGTH));
         assert_eq!(response.collect().await.unwrap().to_bytes(), "hello");
+        for (bare, kept) in [
+            (&b"HTTP/1.1 204 No Content\r\ncontent-length: 3\r\n\r\nabc"[..], false),
+            (b"HTTP/1.1 204 No Content\r\ncontent-length: 0\r\n\r\n", false),
+            (b"HTTP/1.1 304 Not Modified\r\ncontent-length: 3\r\ncontent-length: 4\r\n\r\n", false),
+            (b"HTTP/1.1 304 Not Modified\r\ncontent-length: +3\r\n\r\n", false),
+            (b"HTTP/1.1 304 Not Modified\r\ncontent-length: 3\r\n\r\n", true),
+        ] {
+            let place = destination(Scheme::Http, "ledger.example", raw(bare).await);
+            let response = dialer.send(&hop(&upstream, &place), get("/"), &mut Facts::default(), &mut || Ok(())).await.unwrap();
+            assert_eq!(response.headers().contains_key(http::header::CONTENT_LENGTH), kept, "{}", String::from_utf8_lossy(bare));
+            assert_eq!(response.collect().await.unwrap().to_bytes(), "");
+        }
         for bad in [
             &b"HTTP/1.1 200 OK\r\ncontent-length: 3\r\ncontent-length: 4\r\n\r\nabcd"[..],
             b"HTTP/1.1 200 OK\r\ncontent-length: +3\r\n\r\nabc",
