@@ -64,7 +64,7 @@ pub(super) fn routes(leasing: &Arc<Leasing>) -> Vec<Route> {
         Route::change("/v1/leases/{id}/renew", move |question| {
             let leasing = Arc::clone(&renew);
             async move {
-                let ttl = match question.read::<Longer>().and_then(|longer| ttl(&longer.ttl)) {
+                let ttl = match longer(&question) {
                     Ok(ttl) => ttl,
                     Err(reply) => return reply,
                 };
@@ -91,9 +91,13 @@ pub(super) fn routes(leasing: &Arc<Leasing>) -> Vec<Route> {
     ]
 }
 
-fn opening(question: &Question) -> Result<Opening, Reply> {
+pub(super) fn opening(question: &Question) -> Result<Opening, Reply> {
     let Wish { workload, kind, ttl: time, uses, uid, pod_uid, attributes, reason } = question.read()?;
     Ok(Opening { ttl: ttl(&time)?, workload, kind, uses, uid, pod_uid, attributes, reason })
+}
+
+pub(super) fn longer(question: &Question) -> Result<Duration, Reply> {
+    ttl(&question.read::<Longer>()?.ttl)
 }
 
 fn ttl(text: &str) -> Result<Duration, Reply> {

@@ -5,6 +5,8 @@
 
 mod build;
 mod drain;
+#[cfg(any(test, fuzzing))]
+pub mod fuzz;
 mod household;
 mod keys;
 mod leases;

@@ -15,14 +15,14 @@ use crate::live::{Block, Target};
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Wish {
+pub(super) struct Wish {
     target: String,
     #[serde(default)]
     reason: String,
 }
 
 impl Wish {
-    fn of(question: &Question) -> Result<(Target, String), Reply> {
+    pub(super) fn of(question: &Question) -> Result<(Target, String), Reply> {
         let wish: Self = question.read()?;
         match wish.target.trim().parse() {
             Ok(target) => Ok((target, wish.reason)),

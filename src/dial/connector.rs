@@ -208,7 +208,7 @@ impl Connector {
     }
 }
 
-fn http1_options() -> http1::Builder {
+pub(super) fn http1_options() -> http1::Builder {
     let mut options = http1::Builder::new();
     options.max_buf_size(H1_BUFFER).max_header_size(HEAD);
     options

@@ -34,6 +34,12 @@ pub(super) struct Answered {
 }
 
 impl Answered {
+    /// One that came over no connection of the pool.
+    #[cfg(any(test, fuzzing))]
+    pub(super) const fn alone(response: Response<hyper::body::Incoming>) -> Self {
+        Self { response, line: None, progress: None }
+    }
+
     pub(super) fn status(&self) -> StatusCode {
         self.response.status()
     }

@@ -14,6 +14,8 @@ mod dialer;
 mod error;
 mod exchange;
 mod fair;
+#[cfg(any(test, fuzzing))]
+pub mod fuzz;
 mod hop;
 mod lane;
 mod line;

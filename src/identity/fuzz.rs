@@ -20,10 +20,11 @@ use x509_parser::certificate::X509Certificate;
 use x509_parser::prelude::FromDer as _;
 
 use super::follow::{take_jwt, take_svids};
+use super::jwt_svid;
 use super::pod::{Pod, PodSettings};
 use super::spiffe_id::SpiffeId;
 use super::svid::{Bundle, Bundles, JwtSvid, X509Svid, certificates};
-use super::workload_api::{Endpoint, JwtBundles, X509SvidEntry, X509Svids};
+use super::workload_api::{Endpoint, JwtBundles, JwtSvidEntry, JwtSvids, X509SvidEntry, X509Svids};
 use crate::clock::Timestamp;
 use crate::fuzz::{Input, changed};
 use crate::jose::fuzz::{NOW, issuer, signed_part};
@@ -249,4 +250,38 @@ fn keys(pod: &Pod, data: &[u8]) {
     assert!(taken.is_ok() || Arc::ptr_eq(&before, &after), "half of a message was taken");
     assert_eq!(after.generation, before.generation, "keys of tokens end no connection");
     assert_eq!(after.bundles.x509_only(), before.bundles.x509_only(), "a message of JWT keys changes who vouches for certificates");
+}
+
+/// An answer about a process, of the Broker API or the Workload API: a token of this very workload, for this audience alone, or none.
+pub fn broker_api(data: &[u8]) {
+    let mut input = Input(data);
+    let how = input.byte();
+    let (world, id) = (world(), SpiffeId::parse(ID).unwrap());
+    let bytes = if how & 1 == 1 {
+        input.0.to_vec()
+    } else {
+        let name = if how & 2 == 2 { String::from_utf8_lossy(input.line()).into_owned() } else { ID.to_owned() };
+        let audiences = if how & 4 == 4 { json!(["exeat", "other"]) } else { json!(["exeat"]) };
+        let claims = json!({ "sub": if how & 8 == 8 { &name } else { ID }, "aud": audiences, "exp": NOW + 60, "iat": NOW });
+        let (token, _) = issuer().presented(input.0, (&issuer().header("JWT"), &claims));
+        let entry = JwtSvidEntry { spiffe_id: name, svid: String::from_utf8_lossy(&token).into_owned() };
+        let other = JwtSvidEntry { spiffe_id: "spiffe://prod.example/other".to_owned(), svid: entry.svid.clone() };
+        JwtSvids { svids: if how & 16 == 16 { vec![other, entry] } else { vec![entry] } }.encode_to_vec()
+    };
+    let Ok(message) = JwtSvids::decode(&bytes[..]) else { return };
+    assert!(JwtSvids::decode(&message.encode_to_vec()[..]).is_ok_and(|again| again == message), "written and read again");
+    let named = |text: &str| message.svids.iter().any(|entry| entry.spiffe_id.contains(text));
+    let shown = format!("{message:?}");
+    assert!(
+        message.svids.iter().all(|entry| entry.svid.len() < 32 || named(&entry.svid) || !shown.contains(&entry.svid)),
+        "a token is shown"
+    );
+    let given: Vec<String> = message.svids.iter().filter(|entry| entry.spiffe_id == ID).map(|entry| entry.svid.clone()).collect();
+    let Ok((token, expires)) = jwt_svid::judge(message, &id, "exeat", &world.bundles, now()) else { return };
+    let token = given.iter().find(|text| token.same_as(text.as_bytes())).expect("a token that was given for another workload");
+    assert!(expires.as_second() + 60 > NOW, "the skew that is forgiven has a bound");
+    let judged =
+        JwtSvid::verify(token.as_bytes(), "exeat", &world.bundles, now(), Duration::from_mins(1)).expect("its receiver believes it");
+    assert_eq!((judged.id.as_str(), judged.expires), (ID, expires));
+    assert!(matches!(&judged.claims["aud"], Value::String(one) if one == "exeat") || judged.claims["aud"] == json!(["exeat"]));
 }

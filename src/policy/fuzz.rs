@@ -16,11 +16,11 @@ use cel::{Context, Program, Value};
 
 use super::condition::{Env, parse_all};
 use super::going::Going;
-use super::testing::{Ask, ask, compiled, line, with_head};
-use super::{Bounds, Plan, PolicySet};
+use super::testing::{Ask, ask, catalogue, compiled, line, profiles, set, with_head};
+use super::{Bounds, Ground, Plan, PolicySet, Suite};
 use crate::config::fuzz::told;
 use crate::live::Leases;
-use crate::written::Diagnostic;
+use crate::written::{Diagnostic, Severity, Source};
 
 /// What is asked of every set.
 fn questions() -> Vec<Ask> {
@@ -155,4 +155,64 @@ fn context<'v>(asked: &Ask) -> Context<'static, 'v> {
         context.add_variable_from_value(name, Value::from(value));
     }
     context
+}
+
+const RULES: &str =
+    "  - { id: create, effect: allow, methods: [POST], paths: [/v1/charges], when: \"'k' in request.headers\", grant: stripe-restricted }
+  - { id: read, effect: allow, methods: [GET], paths: [\"/v1/charges/**\"], grant: stripe-readonly }
+  - { id: keys, effect: deny, from: [\"**\"], to: [\"*\"], paths: [\"/v1/api_keys/**\"] }
+  - { id: push, effect: allow, methods: [POST], paths: [/push], grant: none, lease: { kind: release, max_ttl: 20m, max_uses: 2 } }
+  - { id: night, effect: allow, methods: [PATCH], paths: [\"/**\"], grant: none, windows: [{ from: \"22:00\", to: \"06:00\", tz: UTC }] }
+  - { id: tried, effect: allow, mode: shadow, methods: [DELETE], paths: [/v1/charges/*], grant: none }
+  - { id: unseen, effect: allow, to: [vendor], tunnel: true }
+";
+const TEST_HEAD: &str = "exeat: policytest/v1\nat: 2026-11-23T12:00:00Z\nrequests:\n  charge: { from: \"spiffe://prod.example/ns/billing/sa/billing-app\", to: stripe, method: POST, path: /v1/charges, headers: { k: a } }\n";
+
+/// A policy test file, or its rows alone where it does not begin with `exeat`: read and run alike each time, every mistake in its place,
+/// and no row holds together with its contrary.
+pub fn policy_test(data: &[u8]) {
+    let Ok(text) = std::str::from_utf8(data) else { return };
+    let whole = if text.starts_with("exeat") { text.to_owned() } else { format!("{TEST_HEAD}{text}") };
+    let (rules, catalogue, profiles) = (set(RULES), catalogue(), profiles().into_values().collect::<Vec<_>>());
+    let ground = Ground { set: &rules, catalogue: &catalogue, profiles: &profiles };
+    let run = |text: &str| {
+        let source = Source::new("fuzz.test.yaml", text);
+        Suite::read(&source, &ground).map(|suite| suite.run(&ground, "prod.example"))
+    };
+    let shown = |all: &[Diagnostic]| all.iter().map(Diagnostic::render).collect::<Vec<_>>();
+    match (run(&whole), run(&whole)) {
+        (Ok(first), Ok(second)) => {
+            told(&whole, &first.diagnostics(Severity::Error));
+            assert_eq!(
+                shown(&first.diagnostics(Severity::Error)),
+                shown(&second.diagnostics(Severity::Error)),
+                "run differently each time"
+            );
+            let known: Vec<&str> = rules.rules.iter().map(|rule| &*rule.name.id).collect();
+            for result in &first.results {
+                assert!(result.reached.iter().all(|rule| known.contains(&&**rule)), "{:?}", result.reached);
+            }
+            contrary(&whole, first.results.len() - first.failed(), run);
+        }
+        (Err(first), Err(second)) => {
+            assert!(!first.is_empty(), "refused without a reason");
+            told(&whole, &first);
+            assert_eq!(shown(&first), shown(&second), "read differently each time");
+        }
+        _ => panic!("read differently each time: {whole}"),
+    }
+}
+
+/// The same rows with what they expect turned round. Only where nothing else than rows is changed by that.
+fn contrary(whole: &str, held: usize, run: impl Fn(&str) -> Result<super::Outcome, Vec<Diagnostic>>) {
+    let plain = !["would_be", "invariants", "code:", "rule:", "grant:"].iter().any(|word| whole.contains(word));
+    let turned =
+        whole.replace("expect: allow", "expect: \0").replace("expect: deny", "expect: allow").replace("expect: \0", "expect: deny");
+    let words = whole.matches("expect: allow").count() + whole.matches("expect: deny").count();
+    if let Ok(outcome) = run(&turned)
+        && plain
+        && words == outcome.results.len()
+    {
+        assert_eq!(outcome.failed(), held, "a row holds together with its contrary: {whole}");
+    }
 }

@@ -30,6 +30,10 @@ mod upgrade;
 mod worker;
 #[cfg(any(test, fuzzing))]
 pub mod fuzz;
+#[cfg(any(test, fuzzing))]
+pub mod fuzz_answers;
+#[cfg(any(test, fuzzing))]
+pub mod fuzz_streams;
 
 pub use forward::Via;
 pub use limits::Limits;

@@ -151,21 +151,25 @@ pub(super) fn http1(limits: &Limits) -> http1::Builder {
     http1
 }
 
+/// HTTP/2 as it is read here. What it comes to for each connection: docs/limits.md, "What all of it may hold".
+pub(super) fn http2(limits: &Limits) -> http2::Builder<Here> {
+    let mut http2 = http2::Builder::new(Here);
+    http2
+        .max_concurrent_streams(limits.streams)
+        .max_header_list_size(limits.header_list)
+        .max_pending_accept_reset_streams(limits.resets)
+        .max_local_error_reset_streams(limits.resets)
+        .initial_stream_window_size(256 * 1024)
+        .initial_connection_window_size(1024 * 1024)
+        .max_send_buf_size(64 * 1024)
+        .auto_date_header(false);
+    http2
+}
+
 impl Worker {
     /// Made on the thread that it will stay on.
     pub(super) fn new(shared: Arc<Shared>) -> Rc<Self> {
         let limits = shared.limits;
-        // What these come to for each connection: docs/limits.md, "What all of it may hold".
-        let mut http2 = http2::Builder::new(Here);
-        http2
-            .max_concurrent_streams(limits.streams)
-            .max_header_list_size(limits.header_list)
-            .max_pending_accept_reset_streams(limits.resets)
-            .max_local_error_reset_streams(limits.resets)
-            .initial_stream_window_size(256 * 1024)
-            .initial_connection_window_size(1024 * 1024)
-            .max_send_buf_size(64 * 1024)
-            .auto_date_header(false);
         Rc::new(Self {
             dialer: Dialer::new(
                 Arc::clone(&shared.resolver),
@@ -179,7 +183,7 @@ impl Worker {
             draining: Cell::new(false),
             no_policy: "".into(),
             http1: http1(&limits),
-            http2,
+            http2: http2(&limits),
             shared,
         })
     }

@@ -10,6 +10,6 @@ mod messages;
 
 pub(super) use client::{CONNECT, Client, Dialect, Fault, Stream, chain, kept_alive, text};
 pub use endpoint::{Endpoint, EndpointError};
-#[cfg(any(test, fuzzing))]
-pub(super) use messages::X509SvidEntry;
 pub(super) use messages::{JwtBundles, JwtSvids, X509Svids};
+#[cfg(any(test, fuzzing))]
+pub(super) use messages::{JwtSvidEntry, X509SvidEntry};
