@@ -45,6 +45,11 @@ impl Witness {
         Ok(Self { pid, uid, handle })
     }
 
+    /// Whose it was when it connected.
+    pub(super) const fn uid(&self) -> u32 {
+        self.uid
+    }
+
     /// Looks at the process. Blocks: call it from a thread that may.
     pub(super) fn look(&self, asks: Asks) -> Result<Arc<Process>, &'static str> {
         let Some(pid) = self.pid.filter(|pid| *pid > 0) else {
@@ -57,7 +62,7 @@ impl Witness {
         hold.lives()?;
         let place = PathBuf::from(format!("/proc/{pid}"));
         let table = std::fs::read_to_string(place.join("cgroup")).map_err(|_| "its control groups cannot be read from /proc")?;
-        let executable = executable(&place.join("exe"), asks.hash)?;
+        let executable = executable(&place.join("exe"), asks.hash.then_some(self.uid))?;
         if hold.lives().is_err() {
             return Err("the process that connected ended while it was looked at");
         }
@@ -66,13 +71,13 @@ impl Witness {
     }
 }
 
-/// `None`: exeat may not see it, which matters only to a workload that names one.
-fn executable(link: &Path, hash: bool) -> Result<Option<Executable>, &'static str> {
+/// `None`: exeat may not see it, which matters only to a workload that names one. Its content is read for a user.
+fn executable(link: &Path, hash_for: Option<u32>) -> Result<Option<Executable>, &'static str> {
     const CHANGED: &str = "its executable changed while it was looked at";
     let (Ok(path), Ok(file)) = (std::fs::read_link(link), File::open(link)) else { return Ok(None) };
     let Ok(meta) = file.metadata() else { return Ok(None) };
     let here = std::fs::metadata(&path).is_ok_and(|found| same(&found, &meta));
-    let sha256 = if hash { Some(content(file, &meta)?) } else { None };
+    let sha256 = hash_for.map(|uid| content(file, &meta, uid)).transpose()?;
     // exec may have come in between: path, file and digest must be of one program
     if !std::fs::metadata(link).is_ok_and(|now| same(&now, &meta)) || std::fs::read_link(link).ok().as_ref() != Some(&path) {
         return Err(CHANGED);
@@ -91,31 +96,44 @@ fn standing(meta: &Metadata) -> Standing {
     (meta.dev(), meta.ino(), meta.size(), (meta.mtime(), meta.mtime_nsec()), (meta.ctime(), meta.ctime_nsec()))
 }
 
-/// The digest of a file, read once for as long as the file stands as it does. One at a time: many connections must not read many files.
-fn content(mut file: File, meta: &Metadata) -> Result<Sha256, &'static str> {
-    static KNOWN: LazyLock<Mutex<HashMap<Standing, Sha256>>> = LazyLock::new(Mutex::default);
-    static READING: Mutex<()> = Mutex::new(());
+/// Digests of files as they stood, each with the user for whom it was read.
+#[derive(Default)]
+struct Digests(HashMap<Standing, (Sha256, u32)>);
+
+impl Digests {
+    fn get(&self, key: &Standing) -> Option<Sha256> {
+        self.0.get(key).map(|(digest, _)| *digest)
+    }
+
+    /// When there is no more room, whoever has the most makes it: a user who runs one new program after another pushes out his own.
+    fn keep(&mut self, key: Standing, digest: Sha256, uid: u32) {
+        if self.0.len() >= REMEMBERED {
+            let mut counts = HashMap::<u32, usize>::new();
+            self.0.values().for_each(|(_, uid)| *counts.entry(*uid).or_default() += 1);
+            let most = counts.into_iter().max_by_key(|(_, count)| *count).map(|(uid, _)| uid);
+            self.0.retain(|_, (_, uid)| Some(*uid) != most);
+        }
+        self.0.insert(key, (digest, uid));
+    }
+}
+
+/// The digest of a file, read once for as long as the file stands as it does. How many are read at one time is the callers' to bound: one
+/// lock for all would let whoever runs a large program hold up everybody.
+fn content(mut file: File, meta: &Metadata, uid: u32) -> Result<Sha256, &'static str> {
+    static KNOWN: LazyLock<Mutex<Digests>> = LazyLock::new(Mutex::default);
     let key = standing(meta);
     let known = || KNOWN.lock().unwrap_or_else(PoisonError::into_inner);
     if let Some(found) = known().get(&key) {
-        return Ok(*found);
+        return Ok(found);
     }
     if meta.size() > MOST {
         return Err("its executable is larger than 1 GiB, which is not read");
-    }
-    let _one = READING.lock().unwrap_or_else(PoisonError::into_inner);
-    if let Some(found) = known().get(&key) {
-        return Ok(*found);
     }
     let digest = sha256(&mut file).map_err(|_| "its executable cannot be read")?;
     if file.metadata().map(|now| standing(&now)).ok() != Some(key) {
         return Err("its executable changed while it was read");
     }
-    let mut known = known();
-    if known.len() >= REMEMBERED {
-        known.clear();
-    }
-    known.insert(key, digest);
+    known().keep(key, digest, uid);
     Ok(digest)
 }
 
@@ -219,6 +237,19 @@ mod tests {
             }
         }
         skipped("the number was not given again");
+    }
+
+    #[test]
+    fn who_runs_many_programs_pushes_out_his_own() {
+        let mut digests = Digests::default();
+        let key = |inode: u64| (1, inode, 1, (0, 0), (0, 0));
+        digests.keep(key(0), Sha256::of(b"quiet"), 1002);
+        for inode in 1..5_000 {
+            digests.keep(key(inode), Sha256::of(b"noisy"), 1001);
+            assert!(digests.0.len() <= REMEMBERED);
+        }
+        assert_eq!(digests.get(&key(0)), Some(Sha256::of(b"quiet")));
+        assert_eq!(digests.get(&key(4_999)), Some(Sha256::of(b"noisy")), "the newest is there");
     }
 
     #[tokio::test]

@@ -36,7 +36,7 @@ use crate::refusal::Code;
 const LAST_RECORDS: Duration = Duration::from_millis(800);
 
 /// Threads of one worker that look at processes.
-const LOOKING: usize = 4;
+pub(super) const LOOKING: usize = 4;
 
 /// One listener's facts, the same for each of its connections.
 #[derive(Debug, Clone)]
@@ -324,7 +324,7 @@ async fn accept_unix(worker: Rc<Worker>, door: Door, listener: UnixListener) {
                 let (worker, mut arrival) = (Rc::clone(&worker), arrival(&door, peer));
                 spawn_local(async move {
                     if let Some(witness) = witness {
-                        arrival.process = Some(look(witness, asks, worker.limits().head_deadline).await);
+                        arrival.process = Some(look(&worker, witness, asks).await);
                     }
                     connection::serve(worker, arrival, Rc::new(seat), Stream::new(Transport::Unix(stream))).await;
                 });
@@ -335,14 +335,9 @@ async fn accept_unix(worker: Rc<Worker>, door: Door, listener: UnixListener) {
 }
 
 /// Looks at a process from a thread that may wait for the disk.
-async fn look(witness: Result<Witness, &'static str>, asks: Asks, within: Duration) -> Result<Arc<Process>, &'static str> {
+async fn look(worker: &Worker, witness: Result<Witness, &'static str>, asks: Asks) -> Result<Arc<Process>, &'static str> {
     let witness = witness?;
-    let looking = tokio::task::spawn_blocking(move || witness.look(asks));
-    match tokio::time::timeout(within, looking).await {
-        Ok(Ok(seen)) => seen,
-        Ok(Err(_)) => Err("the look at the process ended early"),
-        Err(_) => Err("the look at the process took too long"),
-    }
+    worker.shared().looks.take(witness.uid(), worker.limits().head_deadline, move || witness.look(asks)).await
 }
 
 fn arrival(door: &Door, peer: Peer) -> Arrival {

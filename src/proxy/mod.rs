@@ -6,7 +6,7 @@
 //! with a stable code, or to a closed connection where no answer can be given.
 //!
 //! One worker is one thread with its own runtime, its own accept loops and its own pool; nothing in here is locked.
-//! The way of a connection: `listen` (`attest`) -> `secure` where it is TLS -> `connection` (`stream`, `scan`, `drive`) -> `service` -> `forward` -> `body`, and for those that are taken
+//! The way of a connection: `listen` (`looks`, `attest`) -> `secure` where it is TLS -> `connection` (`stream`, `scan`, `drive`) -> `service` -> `forward` -> `body`, and for those that are taken
 //! over `tunnel`, `intercept`, `upgrade`. `passage` and `in_flight` remember what lives.
 
 mod attest;
@@ -18,6 +18,7 @@ mod in_flight;
 mod intercept;
 mod limits;
 mod listen;
+mod looks;
 mod passage;
 mod peer;
 mod respond;

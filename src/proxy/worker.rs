@@ -14,6 +14,7 @@ use super::connection::Conn;
 use super::forward::Via;
 use super::in_flight::Live;
 use super::limits::Limits;
+use super::looks::Looks;
 use super::passage::drive_stream;
 use crate::address::Resolver;
 use crate::audit::Ledger;
@@ -37,6 +38,7 @@ pub struct Shared {
     pub(super) interceptor: Arc<Interceptor>,
     pub(super) via: Via,
     pub(super) spoken: Spoken,
+    pub(super) looks: Looks,
     /// Moves whenever what an identity lives on has changed.
     resolver: Arc<Resolver>,
     tls: Arc<ClientConfigs>,
@@ -59,8 +61,8 @@ impl Shared {
         resolver: Arc<Resolver>,
         tls: Arc<ClientConfigs>,
     ) -> Self {
-        let (via, spoken, open) = (Via::new(), Spoken::default(), AtomicUsize::new(0));
-        Self { limits, snapshots, gate, ledger, metrics, sampler, interceptor, via, spoken, resolver, tls, open }
+        let (via, spoken, looks, open) = (Via::new(), Spoken::default(), Looks::new(), AtomicUsize::new(0));
+        Self { limits, snapshots, gate, ledger, metrics, sampler, interceptor, via, spoken, looks, resolver, tls, open }
     }
 
     /// Connections of all listeners that are open.
