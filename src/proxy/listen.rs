@@ -16,7 +16,7 @@ use std::time::Duration;
 use pingora_core::server::{ListenFds, ShutdownWatch};
 use pingora_core::services::Service;
 use socket2::{Domain, Socket, Type};
-use tokio::net::{TcpListener, UnixListener};
+use tokio::net::{TcpListener, TcpStream, UnixListener};
 use tokio::sync::watch;
 use tokio::task::{JoinHandle, LocalSet, spawn_local};
 
@@ -24,7 +24,7 @@ use super::attest::Witness;
 use super::connection;
 use super::in_flight::Live;
 use super::passage::Ended;
-use super::peer;
+use super::peer::{self, Ends, Owner};
 use super::respond;
 use super::stream::{Stream, Transport};
 use super::worker::{Seat, Shared, Worker};
@@ -285,7 +285,6 @@ async fn run(shared: Arc<Shared>, doors: Vec<(Door, Bound)>, mut phase: watch::R
 }
 
 async fn accept_tcp(worker: Rc<Worker>, door: Door, listener: TcpListener) {
-    let local = listener.local_addr().ok();
     loop {
         match listener.accept().await {
             Ok((stream, address)) => {
@@ -294,14 +293,20 @@ async fn accept_tcp(worker: Rc<Worker>, door: Door, listener: TcpListener) {
                     continue;
                 };
                 let asks_uid = door.asks(&worker, &Peer::Tcp { address, uid: None }).uid;
-                let local = if asks_uid { stream.local_addr().ok().or(local) } else { local };
-                let peer = peer::tcp(address, local, asks_uid);
-                spawn_local(connection::serve(
-                    Rc::clone(&worker),
-                    arrival(&door, peer),
-                    Rc::new(seat),
-                    Stream::new(Transport::Tcp(stream)),
-                ));
+                let owner = if asks_uid { peer::owner(&stream, address, stream.local_addr().ok()) } else { Owner::Known(None) };
+                let (worker, mut arrival) = (Rc::clone(&worker), arrival(&door, peer::tcp(address, None)));
+                match owner {
+                    Owner::Known(uid) => {
+                        arrival.peer = peer::tcp(address, uid);
+                        spawn_local(connection::serve(worker, arrival, Rc::new(seat), Stream::new(Transport::Tcp(stream))));
+                    }
+                    Owner::InTables(ends) => {
+                        spawn_local(async move {
+                            arrival.peer = peer::tcp(address, read(&worker, &stream, ends).await);
+                            connection::serve(worker, arrival, Rc::new(seat), Stream::new(Transport::Tcp(stream))).await;
+                        });
+                    }
+                }
             }
             Err(error) => after_error(&door, &error).await,
         }
@@ -337,7 +342,13 @@ async fn accept_unix(worker: Rc<Worker>, door: Door, listener: UnixListener) {
 /// Looks at a process from a thread that may wait for the disk.
 async fn look(worker: &Worker, witness: Result<Witness, &'static str>, asks: Asks) -> Result<Arc<Process>, &'static str> {
     let witness = witness?;
-    worker.shared().looks.take(witness.uid(), worker.limits().head_deadline, move || witness.look(asks)).await
+    worker.shared().looks.take(Some(witness.uid()), worker.limits().head_deadline, move || witness.look(asks)).await
+}
+
+/// Reads the kernel's tables from a thread that may take long over it.
+async fn read(worker: &Worker, stream: &TcpStream, ends: Ends) -> Option<u32> {
+    let owner = worker.shared().looks.take(None, worker.limits().head_deadline, move || Ok(ends.read())).await;
+    owner.ok().flatten().filter(|_| peer::stands(stream))
 }
 
 fn arrival(door: &Door, peer: Peer) -> Arrival {

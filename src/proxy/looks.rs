@@ -21,8 +21,8 @@ const ENDED: &str = "the look at the process ended early";
 /// The turns of one process.
 pub(super) struct Looks {
     all: Arc<Semaphore>,
-    /// Of each user that has a look under way or waits for one.
-    shares: Mutex<HashMap<u32, Weak<Semaphore>>>,
+    /// Of each user that has a look under way or waits for one; `None`: whose it is shall be looked up.
+    shares: Mutex<HashMap<Option<u32>, Weak<Semaphore>>>,
 }
 
 impl Looks {
@@ -34,7 +34,7 @@ impl Looks {
     /// its end, also when nobody waits for it any more.
     pub(super) async fn take<T: Send + 'static>(
         &self,
-        uid: u32,
+        uid: Option<u32>,
         within: Duration,
         look: impl FnOnce() -> Result<T, &'static str> + Send + 'static,
     ) -> Result<T, &'static str> {
@@ -54,7 +54,7 @@ impl Looks {
         seen
     }
 
-    fn share(&self, uid: u32) -> Arc<Semaphore> {
+    fn share(&self, uid: Option<u32>) -> Arc<Semaphore> {
         let mut shares = self.shares.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(share) = shares.get(&uid).and_then(Weak::upgrade) {
             return share;
@@ -80,8 +80,8 @@ mod tests {
     use crate::proxy::listen::LOOKING;
 
     const LONG: Duration = Duration::from_secs(20);
-    const HOSTILE: u32 = 1001;
-    const OTHER: u32 = 1002;
+    const HOSTILE: Option<u32> = Some(1001);
+    const OTHER: Option<u32> = Some(1002);
 
     fn worker(threads: usize) -> Runtime {
         tokio::runtime::Builder::new_current_thread().enable_time().max_blocking_threads(threads).build().unwrap()
@@ -101,7 +101,7 @@ mod tests {
             Self { looks: Arc::new(Looks::new()), begun: Arc::default(), end, ends: Arc::new(Mutex::new(ends)) }
         }
 
-        fn ask(&self, uid: u32) -> JoinHandle<Result<(), &'static str>> {
+        fn ask(&self, uid: Option<u32>) -> JoinHandle<Result<(), &'static str>> {
             let (looks, begun, ends) = (Arc::clone(&self.looks), Arc::clone(&self.begun), Arc::clone(&self.ends));
             tokio::spawn(async move {
                 let slow = move || {
@@ -171,7 +171,7 @@ mod tests {
         worker(1).block_on(async {
             let looks = Looks::new();
             for uid in 0..10_000 {
-                assert_eq!(looks.take(uid, LONG, || Ok(())).await, Ok(()));
+                assert_eq!(looks.take(Some(uid), LONG, || Ok(())).await, Ok(()));
             }
             assert!(looks.shares.lock().unwrap().len() < 100);
         });

@@ -6,7 +6,7 @@
 //! with a stable code, or to a closed connection where no answer can be given.
 //!
 //! One worker is one thread with its own runtime, its own accept loops and its own pool; nothing in here is locked.
-//! The way of a connection: `listen` (`looks`, `attest`) -> `secure` where it is TLS -> `connection` (`stream`, `scan`, `drive`) -> `service` -> `forward` -> `body`, and for those that are taken
+//! The way of a connection: `listen` (`peer`, `looks`, `attest`) -> `secure` where it is TLS -> `connection` (`stream`, `scan`, `drive`) -> `service` -> `forward` -> `body`, and for those that are taken
 //! over `tunnel`, `intercept`, `upgrade`. `passage` and `in_flight` remember what lives.
 
 mod attest;
@@ -25,6 +25,7 @@ mod respond;
 mod scan;
 mod secure;
 mod service;
+mod sock_diag;
 mod stream;
 mod tunnel;
 mod upgrade;

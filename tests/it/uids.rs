@@ -5,7 +5,9 @@ use std::os::unix::process::CommandExt as _;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
-use crate::harness::exeat::{Capture, DOMAIN, policy_head};
+use nix::sys::signal::Signal;
+
+use crate::harness::exeat::{Capture, DOMAIN, allow_all, policy_head};
 use crate::harness::{House, Upstream, Wire, jwt, root, skipped, until};
 
 const UIDS: [u32; 2] = [61_001, 61_002];
@@ -110,4 +112,40 @@ fn ten_thousand_requests_of_two_users_are_never_mixed_up() {
             "{record}"
         );
     }
+}
+
+/// Sends a whole request and one byte more, and is gone.
+const GONE: &str = r#"
+import socket, sys
+s = socket.create_connection(("127.0.0.1", int(sys.argv[1])))
+s.sendall(b"GET /gone HTTP/1.1\r\nHost: " + sys.argv[2].encode() + b"\r\n\r\n.")
+s.close()
+"#;
+
+/// The kernel names root as the owner of what nobody owns any more.
+#[test]
+fn who_is_gone_before_he_is_looked_at_is_not_root() {
+    if !root() {
+        return skipped("another user needs root");
+    }
+    let up = Upstream::http();
+    let exeat = House::new()
+        .identity("local", &format!("{{ unix_peer: {{ workloads: [{{ uid: 0, id: \"spiffe://{DOMAIN}/ns/it/sa/app\" }}] }} }}"))
+        .listener_for("mesh", Capture::Host, "local")
+        .upstream("up", &up)
+        .policy("base.yaml", &allow_all(&["up"]))
+        .start();
+    exeat.signal(Signal::SIGSTOP);
+    let port = exeat.port("mesh").to_string();
+    let gone = Command::new("python3").args(["-c", GONE, &port, &up.authority()]).uid(UIDS[0]).gid(UIDS[0]).current_dir("/").status();
+    exeat.signal(Signal::SIGCONT);
+    match gone {
+        Ok(status) => assert!(status.success(), "{status}"),
+        Err(_) => return skipped("python3 not present"),
+    }
+    let refused = exeat.record("who is gone", |record| record["path"] == "/gone");
+    assert_eq!(refused["code"], "unauthenticated", "{refused}");
+    assert!(refused["peer"].get("uid").is_none(), "{refused}");
+    assert!(up.seen().is_empty());
+    assert_eq!(exeat.ask("mesh", "GET", "/here", &up.authority(), &[]).status, 200, "root itself is known");
 }
