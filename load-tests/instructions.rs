@@ -250,7 +250,7 @@ impl World {
     }
 
     fn pass(&self, access: &mut Access) -> Box<Clearance> {
-        let passing = self.gate.pass(&self.snapshot, &self.arrival, &self.parts, access);
+        let passing = self.gate.pass(&self.snapshot, &self.arrival, &self.parts, access, |_| Ok(()));
         passing.now_or_never().unwrap().unwrap()
     }
 
@@ -313,7 +313,7 @@ fn main() {
     let household = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
     let world = World::new(&household);
     // The one issue of the token.
-    drop(household.block_on(world.gate.pass(&world.snapshot, &world.arrival, &world.parts, &mut world.access())).unwrap());
+    drop(household.block_on(world.gate.pass(&world.snapshot, &world.arrival, &world.parts, &mut world.access(), |_| Ok(()))).unwrap());
     let written = Arc::new(AtomicU64::new(0));
     let options = Options { outstanding: 1 << 13, seal: Some(FingerprintKey::new(&[7; 32])), instance: "bench".into() };
     let ledger = Ledger::start(Box::new(Nowhere(Arc::clone(&written))), |_| {}, Arc::clone(&world.gate.clock), options).unwrap();

@@ -58,6 +58,14 @@ impl Snapshot {
     pub fn strip_rules(&self, upstream: &Upstream) -> Option<&strip::Rules> {
         self.strip.get(upstream.index.0 as usize)
     }
+
+    /// Whether all callers of all listeners are one workload.
+    #[must_use]
+    pub fn is_of_one(&self) -> bool {
+        let sources = || self.identities.values().flat_map(|sources| sources.iter());
+        let first = sources().next().map(|source| source.name());
+        first.is_some() && sources().all(|source| source.is_of_one() && Some(source.name()) == first)
+    }
 }
 
 /// The one place that a reload changes.

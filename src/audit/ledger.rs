@@ -72,13 +72,19 @@ impl Counters {
         }
     }
 
-    /// Takes one place out of `limit`.
-    fn take(places: &AtomicUsize, limit: usize) -> bool {
-        let taken = places.fetch_add(1, Ordering::AcqRel) < limit;
-        if !taken {
-            places.fetch_sub(1, Ordering::AcqRel);
+    /// Takes one place out of `limit`; how many were taken before.
+    fn take(places: &AtomicUsize, limit: usize) -> Option<usize> {
+        let before = places.fetch_add(1, Ordering::AcqRel);
+        if before < limit {
+            return Some(before);
         }
-        taken
+        places.fetch_sub(1, Ordering::AcqRel);
+        None
+    }
+
+    /// The most that one workload may have once slots are scarce.
+    fn half(&self) -> usize {
+        self.limit.div_ceil(2)
     }
 }
 
@@ -107,6 +113,7 @@ pub struct Ledger(Arc<Inner>);
 pub struct Slot {
     ledger: Option<Arc<Inner>>,
     opened: OnceLock<u128>,
+    scarce: bool,
 }
 
 /// How the ledger stands, for readiness, status and metrics.
@@ -158,8 +165,9 @@ impl Ledger {
         let counters = &self.0.counters;
         let why = if counters.failed.load(Ordering::Acquire) {
             "the audit sink does not take records; the log names it"
-        } else if Counters::take(&counters.outstanding, counters.limit) {
-            return Ok(Slot { ledger: Some(Arc::clone(&self.0)), opened: OnceLock::new() });
+        } else if let Some(before) = Counters::take(&counters.outstanding, counters.limit) {
+            let scarce = before >= counters.half();
+            return Ok(Slot { ledger: Some(Arc::clone(&self.0)), opened: OnceLock::new(), scarce });
         } else {
             "every audit slot is taken; the sink is too slow or limits.audit_queue too small"
         };
@@ -169,7 +177,7 @@ impl Ledger {
 
     /// Records an event of the household. When the queue of events is full it is counted, and a `gap` record tells the count.
     pub fn event(&self, event: Event) {
-        if Counters::take(&self.0.counters.extras, EXTRAS) {
+        if Counters::take(&self.0.counters.extras, EXTRAS).is_some() {
             self.0.send(Item::Event(Box::new(event)));
         } else {
             self.0.counters.lost_events.fetch_add(1, Ordering::Relaxed);
@@ -178,7 +186,7 @@ impl Ledger {
 
     /// Records bytes that were refused before they were a request: one record per connection, with a count. As bounded as events.
     pub fn edge(&self, listener: &Arc<str>, peer: Peer, code: Code, count: u32, reason: impl Into<Cow<'static, str>>) {
-        if Counters::take(&self.0.counters.extras, EXTRAS) {
+        if Counters::take(&self.0.counters.extras, EXTRAS).is_some() {
             self.0.send(Item::Edge(Box::new(Edge { listener: Arc::clone(listener), peer, code, count, reason: reason.into() })));
         } else {
             self.0.counters.lost_edges.fetch_add(1, Ordering::Relaxed);
@@ -222,6 +230,13 @@ impl Slot {
     #[must_use]
     pub fn is_opened(&self) -> bool {
         self.opened.get().is_some()
+    }
+
+    /// How many passages of one workload may live, since half of the slots were taken when this one was: as many as that half. `None`: there
+    /// were enough. A slot is held as long as its passage lives, so whoever sends many requests that wait would keep everybody else out.
+    #[must_use]
+    pub fn most_of_one(&self) -> Option<usize> {
+        self.ledger.as_ref().filter(|_| self.scarce).map(|ledger| ledger.counters.half())
     }
 
     /// Gives the record. The passage is over.

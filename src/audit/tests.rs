@@ -97,6 +97,17 @@ fn a_file_is_for_its_owner_and_for_one_process() {
 }
 
 #[test]
+fn slots_are_scarce_once_half_of_them_are_taken() {
+    for (outstanding, expected) in [(1, vec![None]), (2, vec![None, Some(1)]), (5, vec![None, None, None, Some(3), Some(3)])] {
+        let dir = tempfile::tempdir().unwrap();
+        let sink = FileSink::open(dir.path(), FileOptions::default()).unwrap();
+        let ledger = Ledger::start(Box::new(sink), |_| {}, Arc::new(SystemClock), Options { outstanding, ..Options::default() }).unwrap();
+        let slots: Vec<_> = (0..outstanding).map(|_| ledger.reserve().unwrap()).collect();
+        assert_eq!(slots.iter().map(Slot::most_of_one).collect::<Vec<_>>(), expected);
+    }
+}
+
+#[test]
 fn slots_are_bounded_and_come_back() {
     let dir = tempfile::tempdir().unwrap();
     let sink = FileSink::open(dir.path(), FileOptions::default()).unwrap();

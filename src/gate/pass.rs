@@ -50,7 +50,8 @@ pub enum Connect {
 
 impl Gate {
     /// Judges one request: identify, strip, read the action, decide, obtain. What is learnt on the way stands in `access`, also when
-    /// the answer is a refusal. Awaits only when the credential is not at hand.
+    /// the answer is a refusal. Awaits only when the credential is not at hand. `admit` is asked once the caller is known, before anything is
+    /// decided for it: whether there is room for one more of its requests.
     ///
     /// # Errors
     /// The refusal, with its internal line for the record.
@@ -60,19 +61,29 @@ impl Gate {
         arrival: &Arrival,
         parts: &Parts,
         access: &mut Access,
+        admit: impl FnOnce(&Workload) -> Result<(), Refusal>,
     ) -> Result<Box<Clearance>, Refusal> {
         let (upstream, destination) = place(snapshot, arrival, parts, access)?;
         let proof = self.identify(snapshot, arrival, parts, access).await?;
+        admit(&proof.workload)?;
         self.judge(snapshot, arrival, parts, access, Judged { upstream: &upstream, destination, proof, tunnel: false }).await
     }
 
-    /// Judges a CONNECT: by host alone.
+    /// Judges a CONNECT: by host alone. `admit` as in [`pass`](Self::pass).
     ///
     /// # Errors
     /// The refusal, with its internal line for the record.
-    pub async fn connect(&self, snapshot: &Snapshot, arrival: &Arrival, parts: &Parts, access: &mut Access) -> Result<Connect, Refusal> {
+    pub async fn connect(
+        &self,
+        snapshot: &Snapshot,
+        arrival: &Arrival,
+        parts: &Parts,
+        access: &mut Access,
+        admit: impl FnOnce(&Workload) -> Result<(), Refusal>,
+    ) -> Result<Connect, Refusal> {
         let (upstream, destination) = place(snapshot, arrival, parts, access)?;
         let proof = self.identify(snapshot, arrival, parts, access).await?;
+        admit(&proof.workload)?;
         if upstream.intercept {
             return Ok(Connect::Intercept(upstream, destination));
         }

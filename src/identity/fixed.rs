@@ -25,6 +25,10 @@ impl IdentitySource for Fixed {
         &self.name
     }
 
+    fn is_of_one(&self) -> bool {
+        true
+    }
+
     fn identify(&self, _caller: &Caller<'_>) -> Identified {
         Identified::Attested(Arc::clone(&self.workload))
     }

@@ -140,6 +140,10 @@ impl IdentitySource for PodIdentity {
         &self.name
     }
 
+    fn is_of_one(&self) -> bool {
+        true
+    }
+
     fn identify(&self, _caller: &Caller<'_>) -> Identified {
         self.pod.followed.workload().map_or_else(|| self.pod.nobody(), Identified::Attested)
     }

@@ -136,6 +136,10 @@ pub trait IdentitySource: Send + Sync {
     fn challenges(&self) -> bool {
         false
     }
+    /// Whether it attests one workload and no other.
+    fn is_of_one(&self) -> bool {
+        false
+    }
     /// What it says of a certificate chain, leaf first, while the handshake is under way. `None`: it takes no certificates.
     fn admits(&self, _chain: &[CertificateDer<'_>], _now: Timestamp) -> Option<Result<(), String>> {
         None

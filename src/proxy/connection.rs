@@ -14,10 +14,12 @@ use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead as _, AsyncWriteExt as _, ReadBuf};
 
 use super::drive::{Driven, GOODBYE, REST_AFTER, drive, rest, retires, settle};
+use super::shares::Share;
 use super::stream::{Stream, Wire};
 use super::worker::{Seat, Worker};
 use super::{secure, service};
 use crate::capture::Arrival;
+use crate::identity::SpiffeId;
 use crate::refusal::Code;
 
 /// The client connection preface (RFC 9113 section 3.4).
@@ -41,6 +43,8 @@ pub(super) struct Conn {
     pub(super) wire: Arc<Wire>,
     pub(super) http2: bool,
     seat: Rc<Seat>,
+    /// Of the workload that sent its last request.
+    share: RefCell<Option<Rc<Share>>>,
     pub(super) served: Cell<u32>,
     pub(super) live: Cell<u32>,
     /// Passages whose request's body goes on behind its answer.
@@ -60,6 +64,7 @@ impl Conn {
             wire,
             http2,
             seat: Rc::clone(seat),
+            share: RefCell::default(),
             served: Cell::new(0),
             live: Cell::new(0),
             uploads: Cell::new(0),
@@ -91,6 +96,15 @@ impl Conn {
 
     pub(super) const fn seat(&self) -> &Rc<Seat> {
         &self.seat
+    }
+
+    /// Where the passages of this workload are counted. Nearly always it is the one that sent the request before.
+    pub(super) fn share(&self, id: &SpiffeId) -> Rc<Share> {
+        let mut known = self.share.borrow_mut();
+        match &*known {
+            Some(share) if share.id() == id => Rc::clone(share),
+            Some(_) | None => Rc::clone(known.insert(self.worker.share(id))),
+        }
     }
 
     /// A request head reached us. What is wrong with its bytes, if anything is: a fault that the scan saw, or a head that the parser saw

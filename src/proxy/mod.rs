@@ -7,7 +7,7 @@
 //!
 //! One worker is one thread with its own runtime, its own accept loops and its own pool; nothing in here is locked.
 //! The way of a connection: `listen` (`peer`, `looks`, `attest`) -> `secure` where it is TLS -> `connection` (`stream`, `scan`, `drive`) -> `service` -> `forward` -> `body`, and for those that are taken
-//! over `tunnel`, `intercept`, `upgrade`. `passage` and `in_flight` remember what lives.
+//! over `tunnel`, `intercept`, `upgrade`. `passage` and `in_flight` remember what lives, `shares` counts it.
 
 mod attest;
 mod body;
@@ -25,6 +25,7 @@ mod respond;
 mod scan;
 mod secure;
 mod service;
+mod shares;
 mod sock_diag;
 mod stream;
 mod tunnel;

@@ -17,13 +17,15 @@ use http::{HeaderMap, HeaderName};
 use smallvec::SmallVec;
 
 use super::connection::Conn;
+use super::shares::Share;
 use crate::audit::{Access, Outcome, Slot};
 use crate::clock::Timestamp;
 use crate::dial::Upload;
 use crate::identity::Workload;
 use crate::live::{Block, Blocks, Touched};
 use crate::policy::share_of;
-use crate::refusal::Refusal;
+use crate::refusal::{Code, Refusal};
+use crate::snapshot::Snapshot;
 use crate::strip::{Finding, Findings};
 
 /// Why a live passage is ended from outside.
@@ -129,6 +131,10 @@ pub(super) struct Passage {
     began: Instant,
     access: Cell<Option<Box<Access>>>,
     slot: Cell<Option<Slot>>,
+    /// How many passages its workload may have, if that was a question when it began.
+    most: Option<usize>,
+    /// Where it is counted, once it is known whose it is.
+    share: Cell<Option<Rc<Share>>>,
     request_bytes: Cell<u64>,
     response_bytes: Cell<u64>,
     touched: Cell<Instant>,
@@ -194,6 +200,8 @@ impl Guard {
             head,
             began,
             access: Cell::new(Some(access)),
+            most: slot.most_of_one(),
+            share: Cell::default(),
             slot: Cell::new(Some(slot)),
             request_bytes: Cell::new(0),
             response_bytes: Cell::new(0),
@@ -251,6 +259,9 @@ impl Drop for Guard {
         let worker = self.0.conn.worker();
         self.0.over.set(true);
         worker.live().remove(&self.0);
+        if let Some(share) = self.0.share.take() {
+            share.ends();
+        }
         worker.shared().metrics.passage_ended();
         let now = worker.clock().instant();
         self.0.conn.passage_ended(now);
@@ -282,6 +293,20 @@ impl Passage {
     /// Borrows what is remembered.
     pub(super) fn lend(&self) -> Lent<'_> {
         Lent { passage: self, access: self.access.take() }
+    }
+
+    /// Counts it as one of its workload's. Where audit slots are scarce a workload that has half of them gets no more: whatever it waits for,
+    /// the others go on.
+    pub(super) fn admit(&self, snapshot: &Snapshot, workload: &Workload) -> Result<(), Refusal> {
+        let share = self.conn.share(&workload.id);
+        share.begins();
+        self.share.set(Some(share));
+        let Some(most) = self.most else { return Ok(()) };
+        if self.conn.worker().shared().shares.live(&workload.id) <= most || snapshot.is_of_one() {
+            return Ok(());
+        }
+        let why = format!("{most} requests of `{}` are under way, half of limits.audit_queue: the other half is for others", workload.id);
+        Err(Refusal::new(Code::Overloaded, why))
     }
 
     /// Changes what is remembered.

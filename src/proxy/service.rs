@@ -27,6 +27,7 @@ use crate::catalogue::Upstream;
 use crate::credentials::Credential;
 use crate::dial::{DialError, Facts, Hop, ResponseBody};
 use crate::gate::{Clearance, Connect};
+use crate::identity::Workload;
 use crate::policy::Plan;
 use crate::refusal::{Code, Refusal};
 use crate::strip;
@@ -169,7 +170,8 @@ async fn pass(guard: &Guard, wishes: Wishes, trace: &Trace, body: Incoming) -> R
     let clearance = {
         let mut lent = passage.lend();
         let access = lent.as_mut().ok_or_else(lost)?;
-        until_ended(passage, pin!(worker.gate().pass(&snapshot, passage.conn().arrival(), head, access))).await??
+        let admit = |workload: &Workload| passage.admit(&snapshot, workload);
+        until_ended(passage, pin!(worker.gate().pass(&snapshot, passage.conn().arrival(), head, access, admit))).await??
     };
     passage.judged.set(Some(snapshot.revision));
     drop(snapshot);
@@ -300,7 +302,8 @@ async fn connect(passage: &Rc<Passage>) -> Result<Passed, Failure> {
     let connect = {
         let mut lent = passage.lend();
         let access = lent.as_mut().ok_or_else(lost)?;
-        until_ended(passage, pin!(worker.gate().connect(&snapshot, passage.conn().arrival(), passage.head(), access))).await??
+        let admit = |workload: &Workload| passage.admit(&snapshot, workload);
+        until_ended(passage, pin!(worker.gate().connect(&snapshot, passage.conn().arrival(), passage.head(), access, admit))).await??
     };
     let clearance = match connect {
         Connect::Intercept(upstream, destination) => return Ok(Passed::Intercept(upstream, destination)),

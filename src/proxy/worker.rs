@@ -16,12 +16,14 @@ use super::in_flight::Live;
 use super::limits::Limits;
 use super::looks::Looks;
 use super::passage::drive_stream;
+use super::shares::{OwnShares, Share, Shares};
 use crate::address::Resolver;
 use crate::audit::Ledger;
 use crate::capture::Destination;
 use crate::clock::Clock;
 use crate::dial::{self, Dialer};
 use crate::gate::Gate;
+use crate::identity::SpiffeId;
 use crate::snapshot::{Current, Snapshot};
 use crate::telemetry::Metrics;
 use crate::telemetry::context::{Ids, Sampler};
@@ -39,6 +41,7 @@ pub struct Shared {
     pub(super) via: Via,
     pub(super) spoken: Spoken,
     pub(super) looks: Looks,
+    pub(super) shares: Shares,
     /// Moves whenever what an identity lives on has changed.
     resolver: Arc<Resolver>,
     tls: Arc<ClientConfigs>,
@@ -61,8 +64,9 @@ impl Shared {
         resolver: Arc<Resolver>,
         tls: Arc<ClientConfigs>,
     ) -> Self {
-        let (via, spoken, looks, open) = (Via::new(), Spoken::default(), Looks::new(), AtomicUsize::new(0));
-        Self { limits, snapshots, gate, ledger, metrics, sampler, interceptor, via, spoken, looks, resolver, tls, open }
+        let (via, spoken, looks, shares) = (Via::new(), Spoken::default(), Looks::new(), Shares::default());
+        let open = AtomicUsize::new(0);
+        Self { limits, snapshots, gate, ledger, metrics, sampler, interceptor, via, spoken, looks, shares, resolver, tls, open }
     }
 
     /// Connections of all listeners that are open.
@@ -138,6 +142,7 @@ pub(super) struct Worker {
     dialer: Dialer<Body>,
     ids: RefCell<Ids>,
     live: Live,
+    shares: OwnShares,
     connections: RefCell<Vec<Weak<Conn>>>,
     draining: Cell<bool>,
     no_policy: Arc<str>,
@@ -181,6 +186,7 @@ impl Worker {
             ),
             ids: RefCell::new(Ids::new()),
             live: Live::new(shared.gate.clock.instant()),
+            shares: OwnShares::default(),
             connections: RefCell::default(),
             draining: Cell::new(false),
             no_policy: "".into(),
@@ -225,6 +231,11 @@ impl Worker {
 
     pub(super) const fn live(&self) -> &Live {
         &self.live
+    }
+
+    /// Where the passages of this workload are counted.
+    pub(super) fn share(&self, id: &SpiffeId) -> Rc<Share> {
+        self.shares.of(id, &self.shared.shares)
     }
 
     pub(super) const fn http1(&self) -> &http1::Builder {

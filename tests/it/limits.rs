@@ -1,7 +1,8 @@
 //! Story: what is limited is limited for each workload apart, over reloads, and exactly.
 
-use crate::harness::exeat::{APP, Capture, command, policy_head};
-use crate::harness::{Exeat, House, Upstream, clients, h2, run, until};
+use crate::harness::exeat::{APP, Capture, allow_all, command, policy_head};
+use crate::harness::wire::request;
+use crate::harness::{Exeat, House, Upstream, Wire, clients, h2, run, until};
 use crate::leases::parallel;
 
 const OTHER: &str = "spiffe://it.test/ns/it/sa/other";
@@ -90,4 +91,72 @@ fn the_checker_says_what_a_limit_costs() {
     let said = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success() && said.contains("with limits"), "{said}");
     assert_ne!(APP, OTHER);
+}
+
+/// Requests that wait for their answer hold what their records need, and one workload may hold half of it.
+#[test]
+fn one_workload_leaves_the_others_the_slots_of_their_records() {
+    const HALF: usize = 20;
+    let up = Upstream::http();
+    let policy = policy_head("base").replace("from: [app]", &format!("from: [app, \"{OTHER}\"]"))
+        + "  - { id: all, effect: allow, to: [up], methods: [GET], paths: [\"/**\"], grant: up-jwt }\n";
+    let exeat = House::new()
+        .identity("other", &format!("{{ fixed: {{ id: \"{OTHER}\" }} }}"))
+        .listener("mesh", Capture::Host)
+        .listener_for("second", Capture::Host, "other")
+        .upstream("up", &up)
+        .policy("base.yaml", &policy)
+        .extra(&format!("limits: {{ audit_queue: {} }}\nthreads: 2", 2 * HALF))
+        .start();
+    let send = |listener: &str, target: &str| {
+        let mut wire = exeat.wire(listener);
+        wire.send(&request("GET", target, &up.authority(), &[], b""));
+        wire
+    };
+    let mut held: Vec<Wire> = Vec::new();
+    for at in 0..HALF {
+        let target = format!("/wait/{at}");
+        held.push(send("mesh", &target));
+        until("the request to reach the upstream", || (up.count() > at).then_some(()));
+    }
+    for _ in 0..HALF / 2 {
+        send("mesh", "/wait/more").answer("GET").must_refuse(503, "overloaded");
+    }
+    for _ in 0..HALF / 2 {
+        assert_eq!(exeat.ask("second", "GET", "/x", &up.authority(), &[]).status, 200, "the others have their half");
+    }
+    let detail = exeat.record("the refusal", |record| record["code"] == "overloaded")["detail"].clone();
+    assert!(detail.as_str().is_some_and(|detail| detail.contains("limits.audit_queue")), "{detail}");
+    up.step(HALF);
+    for wire in &mut held {
+        assert_eq!(wire.answer("GET").status, 200, "what was let through ends as it would have");
+    }
+    until("the slots to be free", || (exeat.metric(&["exeat_audit_outstanding "]) < 1.0).then_some(()));
+    assert_eq!(exeat.ask("mesh", "GET", "/x", &up.authority(), &[]).status, 200);
+}
+
+/// Where there is nobody else, nothing is kept for others.
+#[test]
+fn the_only_workload_has_all_the_slots() {
+    const ALL: usize = 20;
+    let up = Upstream::http();
+    let exeat = House::new()
+        .listener("mesh", Capture::Host)
+        .listener("egress", Capture::Forward)
+        .upstream("up", &up)
+        .policy("base.yaml", &allow_all(&["up"]))
+        .extra(&format!("limits: {{ audit_queue: {ALL} }}\nthreads: 2"))
+        .start();
+    let mut held: Vec<Wire> = Vec::new();
+    for at in 0..ALL {
+        let mut wire = exeat.wire("mesh");
+        wire.send(&request("GET", &format!("/wait/{at}"), &up.authority(), &[], b""));
+        held.push(wire);
+        until("the request to reach the upstream", || (up.count() > at).then_some(()));
+    }
+    exeat.ask("mesh", "GET", "/x", &up.authority(), &[]).must_refuse(503, "audit_unavailable");
+    up.step(ALL);
+    for wire in &mut held {
+        assert_eq!(wire.answer("GET").status, 200);
+    }
 }
