@@ -145,7 +145,7 @@ impl World {
         let mut world = Self::new();
         change(&mut world);
         let mut access = samples::allowed(1);
-        world.gate.pass(&world.snapshot, &world.arrival, &world.parts, &mut access).await.map(drop).unwrap_err()
+        world.gate.pass(&world.snapshot, &world.arrival, &world.parts, &mut access, |_| Ok(())).await.map(drop).unwrap_err()
     }
 
     async fn asked(host: &str) -> Refusal {
@@ -271,7 +271,7 @@ async fn uses_that_nobody_writes_down_are_not_waited_for_without_end() {
     world.gate.live.leases().open_lease(opening, &[], "uid 0", now()).unwrap();
     let pass = async || {
         let mut access = samples::allowed(1);
-        let passing = world.gate.pass(&world.snapshot, &world.arrival, &world.parts, &mut access);
+        let passing = world.gate.pass(&world.snapshot, &world.arrival, &world.parts, &mut access, |_| Ok(()));
         tokio::time::timeout(Duration::from_secs(10), passing).await.unwrap().map(drop)
     };
     assert_eq!(pass().await.unwrap_err().code, Code::Overloaded);
