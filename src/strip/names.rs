@@ -89,10 +89,9 @@ fn exact(name: &[u8]) -> Option<Class> {
 
         b"x-amz-security-token" | b"x-amz-s3session-token" | b"x-aws-ec2-metadata-token" => Class::Credential(Kind::Aws),
 
-        // No credentials: a server that honours them does another thing than was judged.
-        b"x-http-method-override" | b"x-http-method" | b"x-method-override" => Class::Credential(Kind::Other),
-
-        b"x-wsse" | b"signature" | b"signature-input" | b"x-ssh-signature" | b"x-client-cert" | b"negotiate" => Class::Credential(Kind::Other),
+        // The last three are no credentials: a server that honours them does another thing than was judged.
+        b"x-wsse" | b"signature" | b"signature-input" | b"x-ssh-signature" | b"x-client-cert" | b"negotiate"
+        | b"x-http-method-override" | b"x-http-method" | b"x-method-override" => Class::Credential(Kind::Other),
 
         b"password" | b"passwd" | b"x-password" | b"x-user-password" => Class::Credential(Kind::Password),
 
