@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 use std::pin::pin;
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
 use std::task::Poll;
 use std::time::Duration;
 
@@ -18,6 +19,7 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 use super::body::{pipe, piped};
+use super::counted::Counted;
 use super::error::{DialError, Place};
 use super::fair::Fair;
 use super::hop::{Facts, Hop};
@@ -45,17 +47,9 @@ pub(super) struct Connector {
     pub(super) resolver: Arc<Resolver>,
     pub(super) tls: Arc<ClientConfigs>,
     pub(super) clock: Arc<dyn Clock>,
-    pub(super) open: Rc<Cell<usize>>,
+    /// Connections that are open now. An atomic, since what counts them must be one; only this worker's thread uses it.
+    pub(super) open: Arc<AtomicUsize>,
     pub(super) most_open: usize,
-}
-
-/// One connection of this worker's allowance, given back when its task ends.
-struct Counted(Rc<Cell<usize>>);
-
-impl Drop for Counted {
-    fn drop(&mut self) {
-        self.0.set(self.0.get().saturating_sub(1));
-    }
 }
 
 /// Runs the engine's tasks on this worker's thread.
@@ -72,6 +66,12 @@ impl<F: Future<Output = ()> + 'static> hyper::rt::Executor<F> for OnThisThread {
 }
 
 impl Connector {
+    /// One more connection, if there may be one.
+    pub(super) fn count(&self, hop: &Hop<'_>, facts: &Facts) -> Result<Counted, DialError> {
+        let counted = Counted::open(&self.open, self.most_open);
+        counted.ok_or_else(|| DialError::Full { place: Place::new(hop, facts), what: "upstream connections", most: self.most_open })
+    }
+
     /// A checked TCP connection. Resolving and connecting share the upstream's connect deadline.
     pub(super) async fn tcp(&self, hop: &Hop<'_>, facts: &mut Facts) -> Result<(TcpStream, SocketAddr), DialError> {
         let within = hop.upstream.deadlines.connect;
@@ -142,11 +142,7 @@ impl Connector {
         B: Body<Data = Bytes> + Unpin + 'static,
         B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
     {
-        if self.open.get() >= self.most_open {
-            return Err(DialError::Full { place: Place::new(hop, facts), what: "upstream connections", most: self.most_open });
-        }
-        self.open.set(self.open.get() + 1);
-        let counted = Counted(Rc::clone(&self.open));
+        let counted = self.count(hop, facts)?;
         let began = self.clock.instant();
         let (tcp, address) = self.tcp(hop, facts).await?;
         let wire = self.secure(hop, facts, tcp).await?;
@@ -161,14 +157,13 @@ impl Connector {
         let protocol = |facts: &Facts, error: hyper::Error| DialError::Protocol { place: Place::new(hop, facts), why: error.to_string() };
         let sender = if h2 {
             let within = hop.upstream.deadlines.tls;
-            let (sender, connection) = match timeout(within, http2_options().handshake(TokioIo::new(Fair::new(wire)))).await {
+            let (sender, connection) = match timeout(within, http2_options().handshake(TokioIo::new(Fair::new(wire, counted)))).await {
                 Ok(opened) => opened.map_err(|error| protocol(facts, error))?,
                 Err(_) => return Err(DialError::Slow { place: Place::new(hop, facts), what: "the HTTP/2 preface", after: within }),
             };
             let allowed = Rc::new(Cell::new(MOST_STREAMS));
             let seen = Rc::clone(&allowed);
             tokio::task::spawn_local(async move {
-                let _counted = counted;
                 let mut connection = pin!(connection);
                 // How a connection ended is told to each request on it; here there is nobody to tell.
                 drop(
@@ -186,13 +181,12 @@ impl Connector {
             facts.version = Version::HTTP_2;
             lane.share(sender, allowed, met, self.clock.instant())
         } else {
-            let wire = Fair::new(wire);
+            let wire = Fair::new(wire, counted);
             let cut = Line::new(wire.read());
             let opened = http1_options().handshake(TokioIo::new(wire)).await;
             let (sender, connection) = opened.map_err(|error| protocol(facts, error))?;
             let told = Rc::clone(&cut);
             tokio::task::spawn_local(async move {
-                let _counted = counted;
                 let mut connection = pin!(connection.with_upgrades());
                 std::future::poll_fn(
                     |cx| if told.poll_cut(cx).is_ready() { Poll::Ready(()) } else { connection.as_mut().poll(cx).map(drop) },

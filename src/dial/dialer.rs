@@ -4,15 +4,16 @@ use std::cell::{Cell, RefCell};
 use std::error::Error;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use bytes::Bytes;
 use http::{Request, Response, StatusCode, Version};
 use http_body::Body;
-use tokio::net::TcpStream;
 
 use super::body::{Outgoing, ResponseBody};
 use super::connector::{Connector, sweep};
+use super::counted::Tunnel;
 use super::error::{DialError, Place};
 use super::exchange::{Answered, Failed, accept, exchange};
 use super::hop::{Facts, Hop};
@@ -88,7 +89,7 @@ where
     /// A dialer without connections. Resolver and configurations are the process's, shared by all workers.
     #[must_use]
     pub fn new(resolver: Arc<Resolver>, tls: Arc<ClientConfigs>, clock: Arc<dyn Clock>, limits: Limits) -> Self {
-        let connector = Connector { resolver, tls, clock, open: Rc::default(), most_open: limits.connections };
+        let connector = Connector { resolver, tls, clock, open: Arc::default(), most_open: limits.connections };
         Self { inner: Rc::new(Inner { connector, pool: Rc::default(), sweeping: Rc::default(), limits }) }
     }
 
@@ -201,7 +202,7 @@ where
         let Inner { connector, pool, limits, .. } = &*self.inner;
         let now = connector.clock.instant();
         for idle in [limits.idle / 4, limits.idle / 32, Duration::ZERO] {
-            if connector.open.get() < limits.connections {
+            if connector.open.load(Relaxed) < limits.connections {
                 return;
             }
             pool.borrow_mut().sweep(now, idle);
@@ -219,16 +220,18 @@ where
         tokio::task::spawn_local(sweep(pool, Rc::clone(&self.inner.sweeping), clock, self.inner.limits.idle));
     }
 
-    /// A checked TCP connection for a tunnel that is not intercepted: no TLS, no HTTP, not pooled.
+    /// A checked TCP connection for a tunnel that is not intercepted: no TLS, no HTTP, not pooled, but counted as any.
     ///
     /// # Errors
     /// See [`DialError`].
-    pub async fn tunnel(&self, hop: &Hop<'_>, facts: &mut Facts) -> Result<TcpStream, DialError> {
+    pub async fn tunnel(&self, hop: &Hop<'_>, facts: &mut Facts) -> Result<Tunnel, DialError> {
+        self.make_room().await;
+        let counted = self.inner.connector.count(hop, facts)?;
         let began = self.inner.connector.clock.instant();
         let (stream, _) = self.inner.connector.tcp(hop, facts).await?;
         facts.connect = Some(self.inner.connector.clock.instant().saturating_duration_since(began));
         facts.sent = true;
-        Ok(stream)
+        Ok(Tunnel::new(stream, counted))
     }
 
     /// Closes the idle connections to every upstream that `doomed` names; the workload is given where a connection was opened for one.

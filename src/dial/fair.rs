@@ -12,19 +12,22 @@ use std::task::{Context, Poll};
 use smallvec::SmallVec;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
+use super::counted::Counted;
+
 /// Reads in one turn: up to 256 KiB. An answer that comes in one read is not held up, and of a body one frame is taken at a time anyway.
 const IN_A_ROW: u8 = 2;
 
-/// A connection that lets others have their turn.
+/// A connection that lets others have their turn, and is counted for as long as it is open.
 pub(super) struct Fair<T> {
     inner: T,
     reads: u8,
     read: Arc<AtomicUsize>,
+    _counted: Counted,
 }
 
 impl<T> Fair<T> {
-    pub(super) fn new(inner: T) -> Self {
-        Self { inner, reads: 0, read: Arc::default() }
+    pub(super) fn new(inner: T, counted: Counted) -> Self {
+        Self { inner, reads: 0, read: Arc::default(), _counted: counted }
     }
 
     /// Bytes read so far, from wherever the counter was set to. An atomic, since the engine asks of an HTTP/1.1 connection that it can be sent.
@@ -135,7 +138,7 @@ mod tests {
 
     #[test]
     fn after_some_reads_the_others_have_their_turn() {
-        let mut endless = Fair::new(tokio::io::repeat(b'x'));
+        let mut endless = Fair::new(tokio::io::repeat(b'x'), Counted::open(&Arc::default(), 1).unwrap());
         let mut cx = Context::from_waker(Waker::noop());
         for _ in 0..3 {
             let in_a_row = std::iter::repeat_with(|| {

@@ -10,6 +10,7 @@
 
 mod body;
 mod connector;
+mod counted;
 mod dialer;
 mod error;
 mod exchange;
@@ -22,6 +23,7 @@ mod line;
 mod pool;
 
 pub use body::ResponseBody;
+pub use counted::Tunnel;
 pub use dialer::{Again, Dialer, Limits};
 pub use error::{DialError, Place};
 pub use fair::poll_write_together;

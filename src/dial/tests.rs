@@ -945,3 +945,67 @@ async fn an_upgrade_offers_http1_alone_and_has_a_connection_of_its_own() {
     })
     .await;
 }
+
+/// A dialer that may open so many connections.
+fn narrow(connections: usize) -> (Arc<ManualClock>, Dialer<TestBody>) {
+    let (clock, dialer) = dialer();
+    let (resolver, tls) = (Arc::clone(&dialer.inner.connector.resolver), Arc::clone(&dialer.inner.connector.tls));
+    let limits = Limits { connections, ..Limits::default() };
+    (Arc::clone(&clock), Dialer::new(resolver, tls, clock, limits))
+}
+
+/// Waits until so many connections are open.
+async fn until_open(dialer: &Dialer<TestBody>, open: usize) {
+    let wait = async {
+        while dialer.inner.connector.open.load(Relaxed) != open {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(10), wait).await.expect("the connections stay as they are");
+}
+
+#[tokio::test]
+async fn what_switched_protocols_is_counted_until_it_ends() {
+    worker(async {
+        let port = raw(b"HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: websocket\r\n\r\n").await;
+        let ((_, dialer), upstream) = (narrow(1), upstream(|_| {}));
+        let place = destination(Scheme::Http, "ledger.example", port);
+        let upgrading = Hop { upgrade: true, ..hop(&upstream, &place) };
+        let asking = || {
+            let mut request = get("/chat");
+            request.headers_mut().insert(http::header::CONNECTION, HeaderValue::from_static("upgrade"));
+            request.headers_mut().insert(http::header::UPGRADE, HeaderValue::from_static("websocket"));
+            request
+        };
+        for _ in 0..2 {
+            let mut facts = Facts::default();
+            let response = dialer.send(&upgrading, asking(), &mut facts, &mut || Ok(())).await.unwrap();
+            let mut stream = TokioIo::new(hyper::upgrade::on(response).await.unwrap());
+            stream.write_all(b"hello").await.unwrap();
+            stream.read_exact(&mut [0; 5]).await.unwrap();
+            let error = send(&dialer, &upgrading, asking()).await.1.unwrap_err();
+            assert_eq!(error.refusal().code, Code::Overloaded);
+            drop(stream);
+            until_open(&dialer, 0).await;
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_tunnel_is_counted_and_refused_like_any_connection() {
+    worker(async {
+        let (port, _) = serve(H1).await;
+        let ((_, dialer), upstream) = (narrow(1), upstream(|_| {}));
+        let place = destination(Scheme::Http, "ledger.example", port);
+        let hop = hop(&upstream, &place);
+        send(&dialer, &hop, get("/")).await.1.unwrap();
+        let mut facts = Facts::default();
+        let tunnel = dialer.tunnel(&hop, &mut facts).await.expect("an idle connection makes room");
+        assert_eq!(dialer.tunnel(&hop, &mut facts).await.unwrap_err().refusal().code, Code::Overloaded);
+        assert_eq!(send(&dialer, &hop, get("/")).await.1.unwrap_err().refusal().code, Code::Overloaded);
+        drop(tunnel);
+        send(&dialer, &hop, get("/")).await.1.unwrap();
+    })
+    .await;
+}

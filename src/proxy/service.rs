@@ -13,7 +13,6 @@ use http::{HeaderValue, Method, Request, Response, StatusCode, Version};
 use http_body::Body as _;
 use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
-use tokio::net::TcpStream;
 
 use super::body::{Answer, Body, Relayed};
 use super::connection::Conn;
@@ -25,7 +24,7 @@ use crate::audit::{Access, Attempt, Outcome};
 use crate::capture::{self, Destination, Sha256};
 use crate::catalogue::Upstream;
 use crate::credentials::Credential;
-use crate::dial::{DialError, Facts, Hop, ResponseBody};
+use crate::dial::{DialError, Facts, Hop, ResponseBody, Tunnel};
 use crate::gate::{Clearance, Connect};
 use crate::identity::Workload;
 use crate::policy::Plan;
@@ -59,7 +58,7 @@ enum Passed {
     /// The upstream switched to WebSocket.
     Switched(Response<ResponseBody>, Option<Arc<Credential>>),
     /// A tunnel stands.
-    Tunnel(TcpStream),
+    Tunnel(Tunnel),
     /// A tunnel whose content is judged.
     Intercept(Arc<Upstream>, Destination),
 }

@@ -9,19 +9,19 @@ use http::Response;
 use hyper::upgrade::{OnUpgrade, Upgraded};
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::TcpStream;
 
 use super::body::Answer;
 use super::passage::{Guard, Passage, Side};
 use super::respond;
 use super::service::{taken_over, until_ended};
 use super::stream::Stream;
+use crate::dial::Tunnel;
 
 /// Each direction holds at most this many bytes.
 const BUFFER: usize = 16 * 1024;
 
 /// Answers a CONNECT and carries its bytes.
-pub(super) fn start(guard: Guard, takeover: Option<OnUpgrade>, upstream: TcpStream) -> Response<Answer> {
+pub(super) fn start(guard: Guard, takeover: Option<OnUpgrade>, upstream: Tunnel) -> Response<Answer> {
     guard.answered(http::StatusCode::OK);
     guard.open();
     tokio::task::spawn_local(async move {
