@@ -10,6 +10,7 @@ use http_body::{Body, Frame, SizeHint};
 use tokio::time::Instant;
 
 use super::line::{Line, Upload};
+use super::trunk::Seat;
 
 /// How far sending the request has come.
 #[derive(Debug, Default)]
@@ -129,23 +130,6 @@ impl<B: Body<Data = Bytes> + Unpin> Body for Outgoing<B> {
 
     fn size_hint(&self) -> SizeHint {
         self.inner.size_hint()
-    }
-}
-
-/// One of the places on an HTTP/2 connection; given back when dropped.
-#[derive(Debug)]
-pub(super) struct Seat(Rc<Cell<u32>>);
-
-impl Seat {
-    pub(super) fn take(taken: &Rc<Cell<u32>>) -> Self {
-        taken.set(taken.get() + 1);
-        Self(Rc::clone(taken))
-    }
-}
-
-impl Drop for Seat {
-    fn drop(&mut self) {
-        self.0.set(self.0.get().saturating_sub(1));
     }
 }
 

@@ -23,9 +23,11 @@ use super::counted::Counted;
 use super::error::{DialError, Place};
 use super::fair::Fair;
 use super::hop::{Facts, Hop};
-use super::lane::{Lane, MOST_STREAMS, Met, Sender};
+use super::lane::{Lane, Met, Sender};
 use super::line::{Held, Line};
+use super::paced::Paced;
 use super::pool::Pool;
+use super::trunk::Trunk;
 use crate::address::{self, AddressError, Reach, Resolver};
 use crate::capture::Scheme;
 use crate::catalogue::{Protocol, Roots};
@@ -50,6 +52,8 @@ pub(super) struct Connector {
     /// Connections that are open now. An atomic, since what counts them must be one; only this worker's thread uses it.
     pub(super) open: Arc<AtomicUsize>,
     pub(super) most_open: usize,
+    /// How long an HTTP/2 peer may take nothing.
+    pub(super) stalled: Duration,
 }
 
 /// Runs the engine's tasks on this worker's thread.
@@ -157,12 +161,13 @@ impl Connector {
         let protocol = |facts: &Facts, error: hyper::Error| DialError::Protocol { place: Place::new(hop, facts), why: error.to_string() };
         let sender = if h2 {
             let within = hop.upstream.deadlines.tls;
-            let (sender, connection) = match timeout(within, http2_options().handshake(TokioIo::new(Fair::new(wire, counted)))).await {
+            let trunk = Trunk::new();
+            let wire = Paced::new(Fair::new(wire, counted), Rc::clone(&trunk), self.stalled);
+            let (sender, connection) = match timeout(within, http2_options().handshake(TokioIo::new(wire))).await {
                 Ok(opened) => opened.map_err(|error| protocol(facts, error))?,
                 Err(_) => return Err(DialError::Slow { place: Place::new(hop, facts), what: "the HTTP/2 preface", after: within }),
             };
-            let allowed = Rc::new(Cell::new(MOST_STREAMS));
-            let seen = Rc::clone(&allowed);
+            let seen = Rc::clone(&trunk);
             tokio::task::spawn_local(async move {
                 let mut connection = pin!(connection);
                 // How a connection ended is told to each request on it; here there is nobody to tell.
@@ -171,7 +176,7 @@ impl Connector {
                         let polled = connection.as_mut().poll(cx);
                         let streams = connection.current_max_send_streams();
                         if streams != H2_STREAMS_AT_FIRST {
-                            seen.set(u32::try_from(streams).unwrap_or(u32::MAX));
+                            seen.allow(streams);
                         }
                         polled
                     })
@@ -179,7 +184,7 @@ impl Connector {
                 );
             });
             facts.version = Version::HTTP_2;
-            lane.share(sender, allowed, met, self.clock.instant())
+            lane.share(sender, trunk, met, self.clock.instant())
         } else {
             let wire = Fair::new(wire, counted);
             let cut = Line::new(wire.read());

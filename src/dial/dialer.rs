@@ -32,6 +32,9 @@ pub type Again<'a> = &'a mut dyn FnMut() -> Result<(), Refusal>;
 /// Dead pooled connections that one request may meet.
 const MOST_STALE: u8 = 3;
 
+/// In so many turns the tasks of connections that are let go have seen it and given their places back; over HTTP/2 one tells another.
+const TURNS_TO_CLOSE: u8 = 4;
+
 /// Bounds of one worker's upstream side.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
@@ -43,11 +46,13 @@ pub struct Limits {
     pub keys: usize,
     /// An idle connection is closed after this: below the 60 s after which most servers close it, so that they rarely do it first.
     pub idle: Duration,
+    /// An HTTP/2 connection whose peer takes nothing for so long ends.
+    pub stalled: Duration,
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { connections: 4096, kept_per_key: 1024, keys: 1024, idle: Duration::from_secs(55) }
+        Self { connections: 4096, kept_per_key: 1024, keys: 1024, idle: Duration::from_secs(55), stalled: Duration::from_mins(1) }
     }
 }
 
@@ -89,7 +94,8 @@ where
     /// A dialer without connections. Resolver and configurations are the process's, shared by all workers.
     #[must_use]
     pub fn new(resolver: Arc<Resolver>, tls: Arc<ClientConfigs>, clock: Arc<dyn Clock>, limits: Limits) -> Self {
-        let connector = Connector { resolver, tls, clock, open: Arc::default(), most_open: limits.connections };
+        let Limits { connections: most_open, stalled, .. } = limits;
+        let connector = Connector { resolver, tls, clock, open: Arc::default(), most_open, stalled };
         Self { inner: Rc::new(Inner { connector, pool: Rc::default(), sweeping: Rc::default(), limits }) }
     }
 
@@ -202,12 +208,15 @@ where
         let Inner { connector, pool, limits, .. } = &*self.inner;
         let now = connector.clock.instant();
         for idle in [limits.idle / 4, limits.idle / 32, Duration::ZERO] {
-            if connector.open.load(Relaxed) < limits.connections {
-                return;
+            for turn in 0..TURNS_TO_CLOSE {
+                if connector.open.load(Relaxed) < limits.connections {
+                    return;
+                }
+                if turn == 0 {
+                    pool.borrow_mut().sweep(now, idle);
+                }
+                tokio::task::yield_now().await;
             }
-            pool.borrow_mut().sweep(now, idle);
-            // Their tasks see it in this turn, and give their places back.
-            tokio::task::yield_now().await;
         }
     }
 

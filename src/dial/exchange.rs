@@ -12,11 +12,12 @@ use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, Version};
 use http_body::Body;
 use hyper::client::conn::TrySendError;
 
-use super::body::{Outgoing, Progress, ResponseBody, Seat};
+use super::body::{Outgoing, Progress, ResponseBody};
 use super::error::{DialError, Place};
 use super::hop::{Facts, Hop};
 use super::lane::{Lane, Sender};
 use super::line::{Line, Unanswered};
+use super::trunk::Seat;
 
 /// How an exchange ended without a response.
 pub(super) enum Failed<B> {

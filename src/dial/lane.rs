@@ -11,15 +11,13 @@ use http::uri::Authority;
 use hyper::client::conn::{http1, http2};
 use tokio::sync::Notify;
 
-use super::body::{Outgoing, Seat};
+use super::body::Outgoing;
 use super::hop::Hop;
 use super::line::Held;
+use super::trunk::{Seat, Trunk};
 use crate::capture::{Destination, Scheme};
 use crate::catalogue::{Protocol, Upstream};
 use crate::identity::Workload;
-
-/// Streams that one HTTP/2 connection carries at most; the peer may allow fewer.
-pub(super) const MOST_STREAMS: u32 = 100;
 
 /// Everything that a connection was opened for, and the connections.
 pub(super) struct Lane<B> {
@@ -58,9 +56,7 @@ struct Kept<B> {
 
 struct Shared<B> {
     sender: http2::SendRequest<Outgoing<B>>,
-    taken: Rc<Cell<u32>>,
-    /// What the peer allows (`SETTINGS_MAX_CONCURRENT_STREAMS`), kept up to date by the connection's task.
-    allowed: Rc<Cell<u32>>,
+    trunk: Rc<Trunk>,
     used: Instant,
     met: Met,
 }
@@ -165,9 +161,9 @@ impl<B> Lane<B> {
             return None;
         }
         shared.retain(|entry| !entry.sender.is_closed());
-        let free = shared.iter_mut().find(|entry| entry.taken.get() < MOST_STREAMS.min(entry.allowed.get()))?;
+        let free = shared.iter_mut().find(|entry| entry.trunk.has_place())?;
         free.used = now;
-        Some((Sender::H2(free.sender.clone(), Rc::new(Seat::take(&free.taken))), free.met))
+        Some((Sender::H2(free.sender.clone(), free.trunk.sit()), free.met))
     }
 
     /// Keeps an HTTP/1.1 connection for the next request; it becomes ready by itself when this response's body has ended.
@@ -184,10 +180,9 @@ impl<B> Lane<B> {
     }
 
     /// Adds an HTTP/2 connection and takes the first place on it.
-    pub(super) fn share(&self, sender: http2::SendRequest<Outgoing<B>>, allowed: Rc<Cell<u32>>, met: Met, now: Instant) -> Sender<B> {
-        let taken = Rc::new(Cell::new(0));
-        let seat = Rc::new(Seat::take(&taken));
-        self.shared.borrow_mut().push(Shared { sender: sender.clone(), taken, allowed, used: now, met });
+    pub(super) fn share(&self, sender: http2::SendRequest<Outgoing<B>>, trunk: Rc<Trunk>, met: Met, now: Instant) -> Sender<B> {
+        let seat = trunk.sit();
+        self.shared.borrow_mut().push(Shared { sender: sender.clone(), trunk, used: now, met });
         Sender::H2(sender, seat)
     }
 
@@ -199,7 +194,7 @@ impl<B> Lane<B> {
             if sender.is_ready() { now.saturating_duration_since(*since) < idle } else { !sender.is_closed() && !sender.is_clogged() }
         });
         let mut shared = self.shared.borrow_mut();
-        shared.retain(|entry| !entry.sender.is_closed() && (entry.taken.get() > 0 || now.saturating_duration_since(entry.used) < idle));
+        shared.retain(|entry| !entry.sender.is_closed() && (entry.trunk.is_in_use() || now.saturating_duration_since(entry.used) < idle));
         self.opening.get() || !kept.is_empty() || !shared.is_empty()
     }
 

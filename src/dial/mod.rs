@@ -20,7 +20,9 @@ pub mod fuzz;
 mod hop;
 mod lane;
 mod line;
+mod paced;
 mod pool;
+mod trunk;
 
 pub use body::ResponseBody;
 pub use counted::Tunnel;

@@ -946,12 +946,16 @@ async fn an_upgrade_offers_http1_alone_and_has_a_connection_of_its_own() {
     .await;
 }
 
-/// A dialer that may open so many connections.
-fn narrow(connections: usize) -> (Arc<ManualClock>, Dialer<TestBody>) {
+/// A dialer with such bounds.
+fn bounded(limits: Limits) -> (Arc<ManualClock>, Dialer<TestBody>) {
     let (clock, dialer) = dialer();
     let (resolver, tls) = (Arc::clone(&dialer.inner.connector.resolver), Arc::clone(&dialer.inner.connector.tls));
-    let limits = Limits { connections, ..Limits::default() };
     (Arc::clone(&clock), Dialer::new(resolver, tls, clock, limits))
+}
+
+/// A dialer that may open so many connections.
+fn narrow(connections: usize) -> (Arc<ManualClock>, Dialer<TestBody>) {
+    bounded(Limits { connections, ..Limits::default() })
 }
 
 /// Waits until so many connections are open.
@@ -995,17 +999,83 @@ async fn what_switched_protocols_is_counted_until_it_ends() {
 #[tokio::test]
 async fn a_tunnel_is_counted_and_refused_like_any_connection() {
     worker(async {
-        let (port, _) = serve(H1).await;
-        let ((_, dialer), upstream) = (narrow(1), upstream(|_| {}));
+        for (h2, protocol) in [(false, Protocol::Auto), (true, Protocol::H2)] {
+            let (port, _) = serve(Served { h2, ..H1 }).await;
+            let ((_, dialer), upstream) = (narrow(1), upstream(|upstream| upstream.protocol = protocol));
+            let place = destination(Scheme::Http, "ledger.example", port);
+            let hop = hop(&upstream, &place);
+            send(&dialer, &hop, get("/")).await.1.unwrap();
+            let mut facts = Facts::default();
+            let tunnel = dialer.tunnel(&hop, &mut facts).await.expect("an idle connection makes room");
+            assert_eq!(dialer.tunnel(&hop, &mut facts).await.unwrap_err().refusal().code, Code::Overloaded);
+            assert_eq!(send(&dialer, &hop, get("/")).await.1.unwrap_err().refusal().code, Code::Overloaded);
+            drop(tunnel);
+            send(&dialer, &hop, get("/")).await.1.unwrap();
+        }
+    })
+    .await;
+}
+
+/// An HTTP/2 frame.
+fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
+    let length = u32::try_from(payload.len()).unwrap().to_be_bytes();
+    [&length[1..], &[kind, flags], &stream.to_be_bytes(), payload].concat()
+}
+
+const HEADERS: u8 = 1;
+const SETTINGS: u8 = 4;
+const PING: u8 = 6;
+const GOAWAY: u8 = 7;
+/// A flag; and `:status: 200`, compressed.
+const END_HEADERS: u8 = 4;
+const OK: &[u8] = &[0x88];
+
+/// Reads until a frame of this kind has come; its stream.
+async fn until(kind: u8, stream: &mut tokio::net::TcpStream, read: &mut Vec<u8>) -> Option<u32> {
+    loop {
+        let preface = if read.starts_with(b"PRI") { 24 } else { 0 };
+        if let Some(head) = read.get(preface..preface + 9) {
+            let length = usize::from(head[0]) << 16 | usize::from(head[1]) << 8 | usize::from(head[2]);
+            let (found, id) = (head[3], u32::from_be_bytes(head[5..9].try_into().unwrap()));
+            if read.len() >= preface + 9 + length {
+                read.drain(..preface + 9 + length);
+                if found == kind {
+                    return Some(id);
+                }
+                continue;
+            }
+        }
+        if stream.read_buf(read).await.ok()? == 0 {
+            return None;
+        }
+    }
+}
+
+#[tokio::test]
+async fn an_http2_peer_that_says_goodbye_and_takes_nothing_keeps_no_connection() {
+    worker(async {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let (port, (tell, stuck)) = (listener.local_addr().unwrap().port(), tokio::sync::oneshot::channel());
+        spawn_local(async move {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let mut read = Vec::new();
+            stream.write_all(&frame(SETTINGS, 0, 0, &[])).await.unwrap();
+            let id = until(HEADERS, &mut stream, &mut read).await.unwrap();
+            stream.write_all(&frame(HEADERS, END_HEADERS, id, OK)).await.unwrap();
+            stream.write_all(&frame(GOAWAY, 0, 0, &[0, 0, 0, 1, 0, 0, 0, 0])).await.unwrap();
+            let pings = frame(PING, 0, 0, &[0; 8]).repeat(1000);
+            while tokio::time::timeout(Duration::from_millis(100), stream.write_all(&pings)).await.is_ok() {}
+            tell.send(()).unwrap();
+            std::future::pending::<()>().await;
+        });
+        let upstream = upstream(|upstream| upstream.protocol = Protocol::H2);
+        let (_, dialer) = bounded(Limits { stalled: Duration::from_millis(300), ..Limits::default() });
         let place = destination(Scheme::Http, "ledger.example", port);
-        let hop = hop(&upstream, &place);
-        send(&dialer, &hop, get("/")).await.1.unwrap();
         let mut facts = Facts::default();
-        let tunnel = dialer.tunnel(&hop, &mut facts).await.expect("an idle connection makes room");
-        assert_eq!(dialer.tunnel(&hop, &mut facts).await.unwrap_err().refusal().code, Code::Overloaded);
-        assert_eq!(send(&dialer, &hop, get("/")).await.1.unwrap_err().refusal().code, Code::Overloaded);
-        drop(tunnel);
-        send(&dialer, &hop, get("/")).await.1.unwrap();
+        let response = dialer.send(&hop(&upstream, &place), get("/"), &mut facts, &mut || Ok(())).await.unwrap();
+        tokio::time::timeout(Duration::from_secs(10), stuck).await.expect("it takes all that it is sent").unwrap();
+        drop(response);
+        until_open(&dialer, 0).await;
     })
     .await;
 }
