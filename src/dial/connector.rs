@@ -27,7 +27,7 @@ use super::lane::{Lane, Met, Sender};
 use super::line::{Held, Line};
 use super::paced::Paced;
 use super::pool::Pool;
-use super::trunk::Trunk;
+use super::trunk::{STREAMS_AT_FIRST, Trunk};
 use crate::address::{self, AddressError, Reach, Resolver};
 use crate::capture::Scheme;
 use crate::catalogue::{Protocol, Roots};
@@ -40,9 +40,6 @@ const H2_HEADER_LIST: u32 = 64 << 10;
 const H2_STREAM_WINDOW: u32 = 256 << 10;
 const H2_CONNECTION_WINDOW: u32 = 1 << 20;
 const H2_SEND_BUFFER: usize = 256 << 10;
-/// Streams that may be open before the peer has said how many it allows: a cold burst must not be refused by a peer that allows few. The
-/// rest waits one round trip.
-const H2_STREAMS_AT_FIRST: usize = 1;
 
 /// Opens connections.
 pub(super) struct Connector {
@@ -167,21 +164,16 @@ impl Connector {
                 Ok(opened) => opened.map_err(|error| protocol(facts, error))?,
                 Err(_) => return Err(DialError::Slow { place: Place::new(hop, facts), what: "the HTTP/2 preface", after: within }),
             };
-            let seen = Rc::clone(&trunk);
+            let told = Rc::clone(&trunk);
             tokio::task::spawn_local(async move {
                 let mut connection = pin!(connection);
                 // How a connection ended is told to each request on it; here there is nobody to tell.
-                drop(
-                    std::future::poll_fn(|cx| {
-                        let polled = connection.as_mut().poll(cx);
-                        let streams = connection.current_max_send_streams();
-                        if streams != H2_STREAMS_AT_FIRST {
-                            seen.allow(streams);
-                        }
-                        polled
-                    })
-                    .await,
-                );
+                std::future::poll_fn(|cx| match told.poll_over(connection.current_max_send_streams(), cx) {
+                    Poll::Ready(()) => Poll::Ready(()),
+                    Poll::Pending => connection.as_mut().poll(cx).map(drop),
+                })
+                .await;
+                told.end();
             });
             facts.version = Version::HTTP_2;
             lane.share(sender, trunk, met, self.clock.instant())
@@ -217,7 +209,7 @@ fn http2_options() -> http2::Builder<OnThisThread> {
     let mut options = http2::Builder::new(OnThisThread);
     options
         .max_header_list_size(H2_HEADER_LIST)
-        .initial_max_send_streams(H2_STREAMS_AT_FIRST)
+        .initial_max_send_streams(STREAMS_AT_FIRST)
         .initial_stream_window_size(H2_STREAM_WINDOW)
         .initial_connection_window_size(H2_CONNECTION_WINDOW)
         .max_send_buf_size(H2_SEND_BUFFER);

@@ -10,6 +10,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::{Request, Response, StatusCode, Version};
 use http_body::Body;
+use tokio::time::{Instant, timeout_at};
 
 use super::body::{Outgoing, ResponseBody};
 use super::connector::{Connector, sweep};
@@ -32,6 +33,8 @@ pub type Again<'a> = &'a mut dyn FnMut() -> Result<(), Refusal>;
 /// Dead pooled connections that one request may meet.
 const MOST_STALE: u8 = 3;
 
+/// How long a request waits for a place on a fresh HTTP/2 connection before it opens one more.
+const PATIENCE: Duration = Duration::from_secs(1);
 /// In so many turns the tasks of connections that are let go have seen it and given their places back; over HTTP/2 one tells another.
 const TURNS_TO_CLOSE: u8 = 4;
 
@@ -175,19 +178,11 @@ where
 
     /// A connection that is opened now, by this request or by another whose connection can be shared.
     async fn fresh(&self, lane: &Lane<B>, hop: &Hop<'_>, facts: &mut Facts) -> Result<(Sender<B>, Met), DialError> {
-        let connector = &self.inner.connector;
-        while lane.may_share() && lane.opening.get() {
-            let failures = lane.failures.get();
-            // Each opening has its deadlines, so this wait ends.
-            lane.opened.notified().await;
-            if let Some(pooled) = lane.take(connector.clock.instant(), self.inner.limits.idle) {
-                facts.reused = true;
-                return Ok(pooled);
-            }
-            if lane.failures.get() != failures {
-                break;
-            }
+        if let Some(pooled) = self.of_another(lane).await {
+            facts.reused = true;
+            return Ok(pooled);
         }
+        let connector = &self.inner.connector;
         let opening = Opening((lane.may_share() && !lane.opening.get()).then_some(lane));
         if opening.0.is_some() {
             lane.opening.set(true);
@@ -200,6 +195,29 @@ where
         drop(opening);
         self.start_sweeping();
         opened
+    }
+
+    /// A place on a connection that another request opens, or has just opened: those who come at one time share one, and who finds that it
+    /// allows few streams waits a while for one of them.
+    async fn of_another(&self, lane: &Lane<B>) -> Option<(Sender<B>, Met)> {
+        let failures = lane.failures.get();
+        let (mut waited, mut patience) = (false, None);
+        while lane.may_share() && lane.failures.get() == failures {
+            if lane.opening.get() {
+                // Each opening has its deadlines, so this wait ends.
+                lane.opened.notified().await;
+            } else {
+                let young = lane.young(waited)?;
+                let until = *patience.get_or_insert_with(|| Instant::now() + PATIENCE);
+                timeout_at(until, young.place()).await.ok()?;
+            }
+            waited = true;
+            let pooled = lane.take(self.inner.connector.clock.instant(), self.inner.limits.idle);
+            if pooled.is_some() {
+                return pooled;
+            }
+        }
+        None
     }
 
     /// When as many connections are open as may be, those that wait for further requests are let go, the longest idle first: a request is

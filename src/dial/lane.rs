@@ -166,6 +166,14 @@ impl<B> Lane<B> {
         Some((Sender::H2(free.sender.clone(), free.trunk.sit()), free.met))
     }
 
+    /// An HTTP/2 connection on which a place is worth waiting for: it has not yet said how many there are or, for a request that has waited
+    /// already, it is the last that was opened.
+    pub(super) fn young(&self, waited: bool) -> Option<Rc<Trunk>> {
+        let shared = self.shared.borrow();
+        let mut young = shared.iter().rev().filter(|entry| !entry.trunk.is_over() && (waited || !entry.trunk.is_heard()));
+        young.next().map(|entry| Rc::clone(&entry.trunk))
+    }
+
     /// Keeps an HTTP/1.1 connection for the next request; it becomes ready by itself when this response's body has ended.
     pub(super) fn keep(&self, sender: Held<http1::SendRequest<Outgoing<B>>>, met: Met, now: Instant, most: usize) {
         if sender.is_closed() {

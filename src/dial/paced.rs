@@ -32,11 +32,30 @@ pub(super) struct Paced<T> {
     waits: Waits,
     /// Made when a write first has to wait.
     timer: Option<Pin<Box<Sleep>>>,
+    first: First,
+}
+
+/// The first frame that the peer sends: its SETTINGS (RFC 9113 section 3.4).
+#[derive(Debug)]
+struct First {
+    length: usize,
+    seen: usize,
+}
+
+impl First {
+    /// Whether all of it has come.
+    fn ends_in(&mut self, bytes: &[u8]) -> bool {
+        for byte in bytes.iter().take(3_usize.saturating_sub(self.seen)) {
+            self.length = self.length << 8 | usize::from(*byte);
+        }
+        self.seen += bytes.len();
+        self.seen >= 9 + self.length
+    }
 }
 
 impl<T> Paced<T> {
     pub(super) const fn new(inner: T, trunk: Rc<Trunk>, most: Duration) -> Self {
-        Self { inner, trunk, most, waits: Waits::No, timer: None }
+        Self { inner, trunk, most, waits: Waits::No, timer: None, first: First { length: 0, seen: 0 } }
     }
 
     fn wrote(&mut self, polled: Poll<io::Result<usize>>, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
@@ -74,7 +93,12 @@ impl<T> Paced<T> {
 
 impl<T: AsyncRead + Unpin> AsyncRead for Paced<T> {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.inner).poll_read(cx, buf)
+        let before = buf.filled().len();
+        let polled = Pin::new(&mut self.inner).poll_read(cx, buf);
+        if !self.trunk.is_heard() && self.first.ends_in(buf.filled().get(before..).unwrap_or_default()) {
+            self.trunk.hear();
+        }
+        polled
     }
 }
 
@@ -143,6 +167,16 @@ mod tests {
         assert!(lasts(&mut paced, &mut peer, MOST * 4).await);
         drop(seat);
         assert!(!lasts(&mut paced, &mut peer, Duration::from_secs(10)).await);
+    }
+
+    #[test]
+    fn the_first_frame_ends_where_its_head_says() {
+        let frame = [&[0, 1, 0, 4, 0, 0, 0, 0, 0][..], &[0; 256]].concat();
+        for step in [1, 2, 4, 300] {
+            let mut first = First { length: 0, seen: 0 };
+            let ends: Vec<_> = frame.chunks(step).map(|bytes| first.ends_in(bytes)).collect();
+            assert_eq!(ends.iter().position(|ends| *ends), Some(ends.len() - 1), "in steps of {step}");
+        }
     }
 
     #[tokio::test]

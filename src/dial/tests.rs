@@ -1026,8 +1026,9 @@ const HEADERS: u8 = 1;
 const SETTINGS: u8 = 4;
 const PING: u8 = 6;
 const GOAWAY: u8 = 7;
-/// A flag; and `:status: 200`, compressed.
+/// Flags; and `:status: 200`, compressed.
 const END_HEADERS: u8 = 4;
+const END_STREAM: u8 = 1;
 const OK: &[u8] = &[0x88];
 
 /// Reads until a frame of this kind has come; its stream.
@@ -1076,6 +1077,68 @@ async fn an_http2_peer_that_says_goodbye_and_takes_nothing_keeps_no_connection()
         tokio::time::timeout(Duration::from_secs(10), stuck).await.expect("it takes all that it is sent").unwrap();
         drop(response);
         until_open(&dialer, 0).await;
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_peer_that_allows_one_stream_is_sent_one_request_at_a_time() {
+    worker(async {
+        let (port, connections) = serve(Served { h2: true, streams: 1, ..H1 }).await;
+        let ((_, dialer), upstream) = (dialer(), upstream(|upstream| upstream.protocol = Protocol::H2));
+        let place = destination(Scheme::Http, "ledger.example", port);
+        let hop = hop(&upstream, &place);
+        send(&dialer, &hop, get("/")).await.1.unwrap();
+        let mut slow = pin!(send(&dialer, &hop, get("/slow")));
+        assert!(slow.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending());
+        let beside = tokio::time::timeout(Duration::from_secs(10), send(&dialer, &hop, get("/"))).await;
+        beside.expect("it waits in the engine").1.unwrap();
+        assert_eq!(connections.get(), 2);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_request_is_taken_back_from_a_peer_that_no_longer_allows_it() {
+    worker(async {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let (tell, mut told) = tokio::sync::mpsc::unbounded_channel();
+        spawn_local(async move {
+            for connection in 0.. {
+                let (mut stream, _) = listener.accept().await.unwrap();
+                let tell = tell.clone();
+                spawn_local(async move {
+                    let (mut read, allows) = (Vec::new(), |streams| frame(SETTINGS, 0, 0, &[0, 3, 0, 0, 0, streams]));
+                    stream.write_all(&allows(10)).await.unwrap();
+                    for request in 0.. {
+                        let Some(id) = until(HEADERS, &mut stream, &mut read).await else { return };
+                        if (connection, request) == (0, 1) {
+                            stream.write_all(&[allows(1), frame(PING, 0, 0, &[0; 8])].concat()).await.unwrap();
+                            until(PING, &mut stream, &mut read).await;
+                        } else {
+                            stream.write_all(&frame(HEADERS, END_HEADERS | END_STREAM, id, OK)).await.unwrap();
+                        }
+                        tell.send((connection, request)).unwrap();
+                    }
+                });
+            }
+        });
+        let ((_, dialer), upstream) = (dialer(), upstream(|upstream| upstream.protocol = Protocol::H2));
+        let place = destination(Scheme::Http, "ledger.example", port);
+        let hop = hop(&upstream, &place);
+        send(&dialer, &hop, get("/")).await.1.unwrap();
+        assert_eq!(told.recv().await, Some((0, 0)));
+        let mut held = pin!(send(&dialer, &hop, get("/")));
+        tokio::select! {
+            biased;
+            _ = &mut held => panic!("it is not answered"),
+            lowered = told.recv() => assert_eq!(lowered, Some((0, 1))),
+        }
+        let beside = tokio::time::timeout(Duration::from_secs(10), send(&dialer, &hop, get("/"))).await;
+        let (facts, answer) = beside.expect("it waits in the engine");
+        assert!(answer.is_ok() && facts.stale == 1);
+        assert_eq!(told.recv().await, Some((1, 0)));
     })
     .await;
 }
