@@ -66,16 +66,18 @@ pub(super) async fn pipe<F: Future<Output = ()>>(progress: Rc<Progress>, mut tas
     .await;
 }
 
-/// A request body on its way. One without content (most) is not watched and costs nothing.
+/// A request body on its way. One without content (most) is not watched.
 pub(super) struct Outgoing<B> {
     inner: B,
     watched: Option<Watched>,
+    /// The place on an HTTP/2 connection, held as long as the engine has the request or its body.
+    place: Option<Rc<Seat>>,
 }
 
 struct Watched {
     progress: Rc<Progress>,
-    /// The place on an HTTP/2 connection, held as long as the body is.
-    place: Option<Rc<Seat>>,
+    /// It goes over HTTP/2.
+    http2: bool,
     /// Its first frame over HTTP/2 is still to be asked for.
     fresh: bool,
 }
@@ -83,7 +85,7 @@ struct Watched {
 impl Drop for Watched {
     fn drop(&mut self) {
         self.progress.finished.set(Some(Instant::now()));
-        if self.place.is_some() {
+        if self.http2 {
             PIPED.take();
         }
     }
@@ -91,8 +93,8 @@ impl Drop for Watched {
 
 impl<B: Body> Outgoing<B> {
     pub(super) fn new(inner: B) -> Self {
-        let watched = (!inner.is_end_stream()).then(|| Watched { progress: Rc::default(), place: None, fresh: false });
-        Self { inner, watched }
+        let watched = (!inner.is_end_stream()).then(|| Watched { progress: Rc::default(), http2: false, fresh: false });
+        Self { inner, watched, place: None }
     }
 
     pub(super) fn progress(&self) -> Option<Rc<Progress>> {
@@ -101,8 +103,9 @@ impl<B: Body> Outgoing<B> {
 
     /// It goes over HTTP/2, and holds this place until the engine lets go of it.
     pub(super) fn hold(&mut self, place: &Rc<Seat>) {
+        self.place = Some(Rc::clone(place));
         if let Some(watched) = &mut self.watched {
-            (watched.place, watched.fresh) = (Some(Rc::clone(place)), true);
+            (watched.http2, watched.fresh) = (true, true);
         }
     }
 }

@@ -158,8 +158,9 @@ impl Connector {
         let protocol = |facts: &Facts, error: hyper::Error| DialError::Protocol { place: Place::new(hop, facts), why: error.to_string() };
         let sender = if h2 {
             let within = hop.upstream.deadlines.tls;
-            let trunk = Trunk::new();
-            let wire = Paced::new(Fair::new(wire, counted), Rc::clone(&trunk), self.stalled);
+            let wire = Fair::new(wire, counted);
+            let trunk = Trunk::new(wire.read(), began);
+            let wire = Paced::new(wire, Rc::clone(&trunk), self.stalled);
             let (sender, connection) = match timeout(within, http2_options().handshake(TokioIo::new(wire))).await {
                 Ok(opened) => opened.map_err(|error| protocol(facts, error))?,
                 Err(_) => return Err(DialError::Slow { place: Place::new(hop, facts), what: "the HTTP/2 preface", after: within }),

@@ -141,7 +141,7 @@ where
             facts.address = Some(met.address);
             facts.key_exchange = met.key_exchange;
             facts.version = if matches!(sender, Sender::H2(..)) { Version::HTTP_2 } else { Version::HTTP_11 };
-            match exchange(&mut sender, &lane, hop, facts, request).await {
+            match exchange(&mut sender, &lane, hop, facts, request, &*self.inner.connector.clock).await {
                 Ok(answer) => return self.answered(&lane, sender, met, hop, facts, answer),
                 Err(Failed::Unsent(whole, _)) if facts.reused && facts.stale < MOST_STALE => {
                     facts.stale += 1;

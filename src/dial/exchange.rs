@@ -18,6 +18,7 @@ use super::hop::{Facts, Hop};
 use super::lane::{Lane, Sender};
 use super::line::{Line, Unanswered};
 use super::trunk::Seat;
+use crate::clock::Clock;
 
 /// How an exchange ended without a response.
 pub(super) enum Failed<B> {
@@ -83,6 +84,7 @@ pub(super) async fn exchange<B>(
     hop: &Hop<'_>,
     facts: &mut Facts,
     mut request: Request<Outgoing<B>>,
+    clock: &dyn Clock,
 ) -> Result<Answered, Failed<B>>
 where
     B: Body<Data = Bytes> + Unpin + 'static,
@@ -100,7 +102,12 @@ where
             request.body_mut().hold(place);
             let scheme = if hop.destination.scheme == crate::capture::Scheme::Https { Scheme::HTTPS } else { Scheme::HTTP };
             shape_h2(&mut request, scheme, &lane.host, &lane.authority);
-            in_time(pin!(sender.try_send_request(request)), progress.as_deref(), hop).await
+            let asks = place.asks(clock);
+            let answered = in_time(pin!(sender.try_send_request(request)), progress.as_deref(), hop).await;
+            if let Ok(Ok(_)) = &answered {
+                asks.answered();
+            }
+            answered
         }
     };
     match answered {

@@ -160,10 +160,10 @@ impl<B> Lane<B> {
         if shared.is_empty() {
             return None;
         }
-        shared.retain(|entry| !entry.sender.is_closed());
+        shared.retain(|entry| !entry.trunk.is_over());
         let free = shared.iter_mut().find(|entry| entry.trunk.has_place())?;
         free.used = now;
-        Some((Sender::H2(free.sender.clone(), free.trunk.sit()), free.met))
+        Some((Sender::H2(free.sender.clone(), free.trunk.sit(now)), free.met))
     }
 
     /// An HTTP/2 connection on which a place is worth waiting for: it has not yet said how many there are or, for a request that has waited
@@ -189,7 +189,7 @@ impl<B> Lane<B> {
 
     /// Adds an HTTP/2 connection and takes the first place on it.
     pub(super) fn share(&self, sender: http2::SendRequest<Outgoing<B>>, trunk: Rc<Trunk>, met: Met, now: Instant) -> Sender<B> {
-        let seat = trunk.sit();
+        let seat = trunk.sit(now);
         self.shared.borrow_mut().push(Shared { sender: sender.clone(), trunk, used: now, met });
         Sender::H2(sender, seat)
     }
@@ -202,7 +202,7 @@ impl<B> Lane<B> {
             if sender.is_ready() { now.saturating_duration_since(*since) < idle } else { !sender.is_closed() && !sender.is_clogged() }
         });
         let mut shared = self.shared.borrow_mut();
-        shared.retain(|entry| !entry.sender.is_closed() && (entry.trunk.is_in_use() || now.saturating_duration_since(entry.used) < idle));
+        shared.retain(|entry| !entry.trunk.is_over() && (entry.trunk.is_in_use() || now.saturating_duration_since(entry.used) < idle));
         self.opening.get() || !kept.is_empty() || !shared.is_empty()
     }
 

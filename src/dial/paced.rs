@@ -63,7 +63,7 @@ impl<T> Paced<T> {
             return self.wait(Waits::ToWrite, cx);
         }
         if self.waits == Waits::ToWrite && self.trunk.is_in_use() {
-            self.waits = Waits::No;
+            self.waits_no_more();
         }
         polled
     }
@@ -72,8 +72,15 @@ impl<T> Paced<T> {
         if polled.is_pending() {
             return self.wait(Waits::ToFlush, cx);
         }
-        self.waits = Waits::No;
+        if self.waits != Waits::No {
+            self.waits_no_more();
+        }
         polled
+    }
+
+    fn waits_no_more(&mut self) {
+        self.waits = Waits::No;
+        self.trunk.block(false);
     }
 
     #[cold]
@@ -81,6 +88,7 @@ impl<T> Paced<T> {
         let fresh = self.waits == Waits::No;
         if fresh || what == Waits::ToWrite {
             self.waits = what;
+            self.trunk.block(true);
         }
         let until = Instant::now() + self.most;
         let timer = self.timer.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(until)));
@@ -130,6 +138,8 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for Paced<T> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use tokio::io::AsyncReadExt as _;
 
     use super::*;
@@ -161,9 +171,9 @@ mod tests {
     #[tokio::test]
     async fn a_byte_now_and_then_is_enough_only_while_something_is_under_way() {
         let (ours, mut peer) = tokio::io::duplex(8);
-        let trunk = Trunk::new();
+        let trunk = Trunk::new(Arc::default(), Instant::now().into_std());
         let mut paced = Paced::new(ours, Rc::clone(&trunk), MOST);
-        let seat = trunk.sit();
+        let seat = trunk.sit(Instant::now().into_std());
         assert!(lasts(&mut paced, &mut peer, MOST * 4).await);
         drop(seat);
         assert!(!lasts(&mut paced, &mut peer, Duration::from_secs(10)).await);
@@ -182,8 +192,8 @@ mod tests {
     #[tokio::test]
     async fn a_peer_that_takes_nothing_is_not_waited_for_any_longer() {
         let (ours, peer) = tokio::io::duplex(8);
-        let trunk = Trunk::new();
-        let _seat = trunk.sit();
+        let trunk = Trunk::new(Arc::default(), Instant::now().into_std());
+        let _seat = trunk.sit(Instant::now().into_std());
         let mut paced = Paced::new(ours, Rc::clone(&trunk), MOST);
         let error = tokio::io::AsyncWriteExt::write_all(&mut paced, &[0; 9]).await.unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::TimedOut);

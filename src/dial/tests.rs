@@ -1142,3 +1142,91 @@ async fn a_request_is_taken_back_from_a_peer_that_no_longer_allows_it() {
     })
     .await;
 }
+
+/// An HTTP/2 server by hand that answers all requests but these, by the number of their connection and on it, and tells what came.
+async fn leaving_out(unanswered: &'static [(usize, usize)]) -> (u16, tokio::sync::mpsc::UnboundedReceiver<(usize, usize)>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let (port, (tell, told)) = (listener.local_addr().unwrap().port(), tokio::sync::mpsc::unbounded_channel());
+    spawn_local(async move {
+        for connection in 0.. {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let tell = tell.clone();
+            spawn_local(async move {
+                let mut read = Vec::new();
+                stream.write_all(&frame(SETTINGS, 0, 0, &[])).await.unwrap();
+                for request in 0.. {
+                    let Some(id) = until(HEADERS, &mut stream, &mut read).await else { return };
+                    if !unanswered.contains(&(connection, request)) {
+                        stream.write_all(&frame(HEADERS, END_HEADERS | END_STREAM, id, OK)).await.unwrap();
+                    }
+                    tell.send((connection, request)).ok();
+                }
+            });
+        }
+    });
+    (port, told)
+}
+
+#[tokio::test]
+async fn a_connection_on_which_nothing_comes_back_is_used_no_more() {
+    worker(async {
+        let (port, mut told) = leaving_out(&[(0, 1), (0, 2)]).await;
+        let ((clock, dialer), upstream) = (dialer(), upstream(|upstream| upstream.protocol = Protocol::H2));
+        let place = destination(Scheme::Http, "ledger.example", port);
+        let hop = hop(&upstream, &place);
+        send(&dialer, &hop, get("/")).await.1.unwrap();
+        assert_eq!(told.recv().await, Some((0, 0)));
+        for (request, waits) in [(1, Duration::ZERO), (2, Duration::from_secs(1))] {
+            let mut given_up = pin!(send(&dialer, &hop, get("/")));
+            tokio::select! {
+                biased;
+                _ = &mut given_up => panic!("it is not answered"),
+                came = told.recv() => assert_eq!(came, Some((0, request)), "a caller that leaves soon proves nothing"),
+            }
+            clock.advance(waits);
+        }
+        let after = tokio::time::timeout(Duration::from_secs(10), send(&dialer, &hop, get("/"))).await;
+        after.expect("it waits where nothing comes back").1.unwrap();
+        assert_eq!(told.recv().await, Some((1, 0)));
+        until_open(&dialer, 1).await;
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn what_callers_leave_behind_with_a_peer_that_takes_nothing_is_bounded() {
+    worker(async {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        spawn_local(async move {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            stream.write_all(&frame(SETTINGS, 0, 0, &[])).await.unwrap();
+            let id = until(HEADERS, &mut stream, &mut Vec::new()).await.unwrap();
+            stream.write_all(&frame(HEADERS, END_HEADERS | END_STREAM, id, OK)).await.unwrap();
+            let _second = listener.accept().await.unwrap();
+            std::future::pending::<()>().await;
+        });
+        let ((_, dialer), upstream) = (dialer(), upstream(|upstream| upstream.protocol = Protocol::H2));
+        let place = destination(Scheme::Http, "ledger.example", port);
+        let hop = hop(&upstream, &place);
+        send(&dialer, &hop, get("/")).await.1.unwrap();
+        let asking = || {
+            let mut request = get("/");
+            request.headers_mut().insert("x", HeaderValue::from_bytes(&b"x".repeat(32 << 10)).unwrap());
+            request
+        };
+        // Far more than the buffers of a connection hold.
+        for _ in 0..2000 {
+            let mut given_up = pin!(send(&dialer, &hop, asking()));
+            for _ in 0..4 {
+                assert!(given_up.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending());
+                tokio::task::yield_now().await;
+            }
+            if dialer.inner.connector.open.load(Relaxed) > 1 {
+                return;
+            }
+        }
+        panic!("the first connection still takes requests");
+    })
+    .await;
+}

@@ -2,22 +2,41 @@
 //!
 //! A request for which the peer allows no stream would wait in the engine, where nobody can take it back: it would leave, with its
 //! credential, when a stream ends, even if it was revoked meanwhile. So the engine is given no more requests than the peer allows.
+//!
+//! And what a request queued stays with the engine when its caller has left, for as long as the peer takes nothing. So its place is given
+//! back when that is written, and a connection on which nothing comes back is given up.
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::task::{Context, Poll, Waker};
+use std::time::{Duration, Instant};
 
 use tokio::sync::Notify;
+
+use crate::clock::Clock;
 
 /// Streams that one HTTP/2 connection carries at most; the peer may allow fewer.
 const MOST_STREAMS: u32 = 100;
 /// Streams that may be open before the peer has said how many it allows.
 pub(super) const STREAMS_AT_FIRST: usize = 1;
+/// A connection that brought nothing for so long since the first request that waits on it is of no use to a request that is given up.
+const SILENT: Duration = Duration::from_secs(1);
 
 /// What is known of an HTTP/2 connection beside its sender.
 #[derive(Debug)]
 pub(super) struct Trunk {
+    /// Places that are not free.
     taken: Cell<u32>,
+    /// Those of them that were given back while the peer took nothing.
+    owed: Cell<u32>,
+    /// The peer takes nothing just now: something is left to be written.
+    blocked: Cell<bool>,
+    /// Bytes read.
+    read: Arc<AtomicUsize>,
+    /// How many they were when a request was last sent, and when the first was for which they were so many.
+    silent_since: Cell<(usize, Instant)>,
     /// What the peer allows (`SETTINGS_MAX_CONCURRENT_STREAMS`), kept up to date by the connection's task.
     allowed: Cell<u32>,
     /// The peer's first SETTINGS have come.
@@ -32,10 +51,21 @@ pub(super) struct Trunk {
 }
 
 impl Trunk {
-    pub(super) fn new() -> Rc<Self> {
-        let (taken, allowed) = (Cell::default(), Cell::new(1));
-        let (heard, over, waker) = (Cell::default(), Cell::default(), RefCell::default());
-        Rc::new(Self { taken, allowed, heard, over, waker, waiting: Cell::default(), places: Notify::new() })
+    pub(super) fn new(read: Arc<AtomicUsize>, now: Instant) -> Rc<Self> {
+        let silent_since = Cell::new((read.load(Relaxed), now));
+        Rc::new(Self {
+            taken: Cell::new(0),
+            owed: Cell::new(0),
+            blocked: Cell::new(false),
+            read,
+            silent_since,
+            allowed: Cell::new(1),
+            heard: Cell::new(false),
+            over: Cell::new(false),
+            waker: RefCell::default(),
+            waiting: Cell::new(0),
+            places: Notify::new(),
+        })
     }
 
     /// For the connection's task, before each poll of the engine, which allows so many streams: whether the task ends. It does when the
@@ -64,9 +94,18 @@ impl Trunk {
     /// The peer's first SETTINGS have come: the connection's task looks what they say.
     pub(super) fn hear(&self) {
         self.heard.set(true);
+        self.wake();
+    }
+
+    fn wake(&self) {
         if let Some(waker) = self.waker.borrow_mut().take() {
             waker.wake();
         }
+    }
+
+    /// The peer takes nothing just now, or does again.
+    pub(super) fn block(&self, blocked: bool) {
+        self.blocked.set(blocked);
     }
 
     pub(super) fn is_heard(&self) -> bool {
@@ -84,18 +123,35 @@ impl Trunk {
     }
 
     pub(super) fn has_place(&self) -> bool {
+        if self.owed.get() > 0 && !self.blocked.get() {
+            self.taken.set(self.taken.get().saturating_sub(self.owed.take()));
+        }
         !self.over.get() && self.taken.get() < MOST_STREAMS.min(self.allowed.get())
     }
 
     /// Takes a place.
-    pub(super) fn sit(self: &Rc<Self>) -> Rc<Seat> {
+    pub(super) fn sit(self: &Rc<Self>, now: Instant) -> Rc<Seat> {
+        let read = self.read.load(Relaxed);
+        if self.silent_since.get().0 != read {
+            self.silent_since.set((read, now));
+        }
         self.taken.set(self.taken.get() + 1);
         Rc::new(Seat(Rc::clone(self)))
     }
 
     /// Whether anything is under way.
     pub(super) fn is_in_use(&self) -> bool {
-        self.taken.get() > 0
+        self.taken.get() > self.owed.get()
+    }
+
+    /// A request is given up without an answer. Where nothing came back for it, the peer or the way to it may be gone: the requests that
+    /// have their streams go on, and no other is sent there.
+    fn give_up(&self, now: Instant) {
+        let (read, since) = self.silent_since.get();
+        if self.read.load(Relaxed) == read && now.saturating_duration_since(since) >= SILENT {
+            self.over.set(true);
+            self.wake();
+        }
     }
 }
 
@@ -103,11 +159,44 @@ impl Trunk {
 #[derive(Debug)]
 pub(super) struct Seat(Rc<Trunk>);
 
+impl Seat {
+    /// A request is sent on it.
+    pub(super) fn asks<'a>(&'a self, clock: &'a dyn Clock) -> Asks<'a> {
+        Asks { trunk: &self.0, clock, answered: false }
+    }
+}
+
 impl Drop for Seat {
     fn drop(&mut self) {
+        if self.0.blocked.get() {
+            self.0.owed.set(self.0.owed.get() + 1);
+            return;
+        }
         self.0.taken.set(self.0.taken.get().saturating_sub(1));
         if self.0.waiting.get() > 0 {
             self.0.places.notify_one();
+        }
+    }
+}
+
+/// A request that was sent and has no answer: dropped so, it is given up.
+pub(super) struct Asks<'a> {
+    trunk: &'a Trunk,
+    clock: &'a dyn Clock,
+    answered: bool,
+}
+
+impl Asks<'_> {
+    /// The answer came.
+    pub(super) fn answered(mut self) {
+        self.answered = true;
+    }
+}
+
+impl Drop for Asks<'_> {
+    fn drop(&mut self) {
+        if !self.answered {
+            self.trunk.give_up(self.clock.instant());
         }
     }
 }
