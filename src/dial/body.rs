@@ -70,8 +70,18 @@ pub(super) async fn pipe<F: Future<Output = ()>>(progress: Rc<Progress>, mut tas
 pub(super) struct Outgoing<B> {
     inner: B,
     watched: Option<Watched>,
-    /// The place on an HTTP/2 connection, held as long as the engine has the request or its body.
-    place: Option<Rc<Seat>>,
+    /// On an HTTP/2 connection.
+    place: Option<Place>,
+}
+
+/// A place, held as long as the engine has the request or its body.
+struct Place(Rc<Seat>);
+
+impl Drop for Place {
+    /// The engine lets go of a request without a body as soon as it has a stream.
+    fn drop(&mut self) {
+        self.0.opened();
+    }
 }
 
 struct Watched {
@@ -103,7 +113,7 @@ impl<B: Body> Outgoing<B> {
 
     /// It goes over HTTP/2, and holds this place until the engine lets go of it.
     pub(super) fn hold(&mut self, place: &Rc<Seat>) {
-        self.place = Some(Rc::clone(place));
+        self.place = Some(Place(Rc::clone(place)));
         if let Some(watched) = &mut self.watched {
             (watched.http2, watched.fresh) = (true, true);
         }
@@ -116,9 +126,12 @@ impl<B: Body<Data = Bytes> + Unpin> Body for Outgoing<B> {
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
         let polled = Pin::new(&mut self.inner).poll_frame(cx);
-        let Some(Watched { progress, fresh, .. }) = &mut self.watched else { return polled };
+        let Self { watched: Some(Watched { progress, fresh, .. }), place, .. } = &mut *self else { return polled };
         if std::mem::take(fresh) {
             PIPED.set(Some(Rc::clone(progress)));
+            if let Some(Place(seat)) = place {
+                seat.opened();
+            }
         }
         if let Poll::Ready(frame) = &polled {
             progress.frames.set(progress.frames.get() + 1);
@@ -128,6 +141,9 @@ impl<B: Body<Data = Bytes> + Unpin> Body for Outgoing<B> {
     }
 
     fn is_end_stream(&self) -> bool {
+        if let Some(Place(seat)) = &self.place {
+            seat.opens();
+        }
         self.inner.is_end_stream()
     }
 

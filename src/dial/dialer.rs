@@ -110,6 +110,9 @@ where
     /// A pooled connection that was dead before a byte was written is replaced by a fresh one, after asking `again`. Nothing else is
     /// sent twice; see [`DialError::may_resend`] for what a caller may decide itself.
     ///
+    /// Where it is given up before its answer and its head may not have left, `again` is asked too: if it may not leave any more, its
+    /// connection ends.
+    ///
     /// # Errors
     /// See [`DialError`]; `facts` are filled in as far as it came.
     pub async fn send(
@@ -141,7 +144,7 @@ where
             facts.address = Some(met.address);
             facts.key_exchange = met.key_exchange;
             facts.version = if matches!(sender, Sender::H2(..)) { Version::HTTP_2 } else { Version::HTTP_11 };
-            match exchange(&mut sender, &lane, hop, facts, request, &*self.inner.connector.clock).await {
+            match exchange(&mut sender, &lane, hop, facts, request, &*self.inner.connector.clock, again).await {
                 Ok(answer) => return self.answered(&lane, sender, met, hop, facts, answer),
                 Err(Failed::Unsent(whole, _)) if facts.reused && facts.stale < MOST_STALE => {
                     facts.stale += 1;

@@ -13,6 +13,7 @@ use http_body::Body;
 use hyper::client::conn::TrySendError;
 
 use super::body::{Outgoing, Progress, ResponseBody};
+use super::dialer::Again;
 use super::error::{DialError, Place};
 use super::hop::{Facts, Hop};
 use super::lane::{Lane, Sender};
@@ -85,6 +86,7 @@ pub(super) async fn exchange<B>(
     facts: &mut Facts,
     mut request: Request<Outgoing<B>>,
     clock: &dyn Clock,
+    again: Again<'_>,
 ) -> Result<Answered, Failed<B>>
 where
     B: Body<Data = Bytes> + Unpin + 'static,
@@ -102,7 +104,7 @@ where
             request.body_mut().hold(place);
             let scheme = if hop.destination.scheme == crate::capture::Scheme::Https { Scheme::HTTPS } else { Scheme::HTTP };
             shape_h2(&mut request, scheme, &lane.host, &lane.authority);
-            let asks = place.asks(clock);
+            let asks = place.asks(clock, again);
             let answered = in_time(pin!(sender.try_send_request(request)), progress.as_deref(), hop).await;
             if let Ok(Ok(_)) = &answered {
                 asks.answered();

@@ -72,10 +72,16 @@ impl<T> Paced<T> {
         if polled.is_pending() {
             return self.wait(Waits::ToFlush, cx);
         }
+        self.trunk.flush();
         if self.waits != Waits::No {
             self.waits_no_more();
         }
         polled
+    }
+
+    /// What is left unwritten may hold what may not leave.
+    fn lives(&self) -> io::Result<()> {
+        if self.trunk.is_dead() { Err(io::ErrorKind::ConnectionAborted.into()) } else { Ok(()) }
     }
 
     fn waits_no_more(&mut self) {
@@ -112,11 +118,13 @@ impl<T: AsyncRead + Unpin> AsyncRead for Paced<T> {
 
 impl<T: AsyncWrite + Unpin> AsyncWrite for Paced<T> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        self.lives()?;
         let polled = Pin::new(&mut self.inner).poll_write(cx, bytes);
         self.wrote(polled, cx)
     }
 
     fn poll_write_vectored(mut self: Pin<&mut Self>, cx: &mut Context<'_>, slices: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
+        self.lives()?;
         let polled = Pin::new(&mut self.inner).poll_write_vectored(cx, slices);
         self.wrote(polled, cx)
     }
@@ -126,11 +134,13 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for Paced<T> {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.lives()?;
         let polled = Pin::new(&mut self.inner).poll_flush(cx);
         self.flushed(polled, cx)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.lives()?;
         let polled = Pin::new(&mut self.inner).poll_shutdown(cx);
         self.flushed(polled, cx)
     }

@@ -1027,6 +1027,7 @@ const SETTINGS: u8 = 4;
 const PING: u8 = 6;
 const GOAWAY: u8 = 7;
 /// Flags; and `:status: 200`, compressed.
+const WINDOW_UPDATE: u8 = 8;
 const END_HEADERS: u8 = 4;
 const END_STREAM: u8 = 1;
 const OK: &[u8] = &[0x88];
@@ -1193,31 +1194,38 @@ async fn a_connection_on_which_nothing_comes_back_is_used_no_more() {
     .await;
 }
 
+/// An HTTP/2 server by hand that answers its first request and then reads nothing more.
+async fn taking_nothing() -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    spawn_local(async move {
+        let (mut stream, _) = listener.accept().await.unwrap();
+        stream.write_all(&frame(SETTINGS, 0, 0, &[])).await.unwrap();
+        let id = until(HEADERS, &mut stream, &mut Vec::new()).await.unwrap();
+        stream.write_all(&frame(HEADERS, END_HEADERS | END_STREAM, id, OK)).await.unwrap();
+        let _second = listener.accept().await.unwrap();
+        std::future::pending::<()>().await;
+    });
+    port
+}
+
+fn large() -> Request<TestBody> {
+    let mut request = get("/");
+    request.headers_mut().insert("x", HeaderValue::from_bytes(&b"x".repeat(32 << 10)).unwrap());
+    request
+}
+
 #[tokio::test]
 async fn what_callers_leave_behind_with_a_peer_that_takes_nothing_is_bounded() {
     worker(async {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let port = listener.local_addr().unwrap().port();
-        spawn_local(async move {
-            let (mut stream, _) = listener.accept().await.unwrap();
-            stream.write_all(&frame(SETTINGS, 0, 0, &[])).await.unwrap();
-            let id = until(HEADERS, &mut stream, &mut Vec::new()).await.unwrap();
-            stream.write_all(&frame(HEADERS, END_HEADERS | END_STREAM, id, OK)).await.unwrap();
-            let _second = listener.accept().await.unwrap();
-            std::future::pending::<()>().await;
-        });
+        let port = taking_nothing().await;
         let ((_, dialer), upstream) = (dialer(), upstream(|upstream| upstream.protocol = Protocol::H2));
         let place = destination(Scheme::Http, "ledger.example", port);
         let hop = hop(&upstream, &place);
         send(&dialer, &hop, get("/")).await.1.unwrap();
-        let asking = || {
-            let mut request = get("/");
-            request.headers_mut().insert("x", HeaderValue::from_bytes(&b"x".repeat(32 << 10)).unwrap());
-            request
-        };
         // Far more than the buffers of a connection hold.
         for _ in 0..2000 {
-            let mut given_up = pin!(send(&dialer, &hop, asking()));
+            let mut given_up = pin!(send(&dialer, &hop, large()));
             for _ in 0..4 {
                 assert!(given_up.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending());
                 tokio::task::yield_now().await;
@@ -1227,6 +1235,72 @@ async fn what_callers_leave_behind_with_a_peer_that_takes_nothing_is_bounded() {
             }
         }
         panic!("the first connection still takes requests");
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_head_that_may_not_leave_any_more_ends_the_connection_that_still_holds_it() {
+    worker(async {
+        let port = taking_nothing().await;
+        let ((_, dialer), upstream) = (dialer(), upstream(|upstream| upstream.protocol = Protocol::H2));
+        let place = destination(Scheme::Http, "ledger.example", port);
+        let hop = hop(&upstream, &place);
+        send(&dialer, &hop, get("/")).await.1.unwrap();
+        for _ in 0..2000 {
+            {
+                let (mut facts, mut revoked) = (Facts::default(), || Err(Refusal::new(Code::Revoked, "revoked meanwhile")));
+                let mut given_up = pin!(dialer.send(&hop, large(), &mut facts, &mut revoked));
+                for _ in 0..4 {
+                    assert!(given_up.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending());
+                    tokio::task::yield_now().await;
+                }
+            }
+            for _ in 0..4 {
+                tokio::task::yield_now().await;
+            }
+            if dialer.inner.connector.open.load(Relaxed) == 0 {
+                return;
+            }
+        }
+        panic!("the connection goes on");
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_head_that_waits_in_the_engine_for_a_stream_does_not_leave_after_its_revocation() {
+    worker(async {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let ((go, may_go), (tell, told)) = (tokio::sync::oneshot::channel::<()>(), tokio::sync::oneshot::channel());
+        spawn_local(async move {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let mut read = Vec::new();
+            stream.write_all(&frame(SETTINGS, 0, 0, &[0, 3, 0, 0, 0, 1])).await.unwrap();
+            let id = until(HEADERS, &mut stream, &mut read).await.unwrap();
+            // An answer that leaves the stream open, since no window is given for the body's end.
+            stream.write_all(&frame(HEADERS, END_HEADERS | END_STREAM, id, OK)).await.unwrap();
+            may_go.await.unwrap();
+            let window = [frame(WINDOW_UPDATE, 0, id, &[0, 1, 0, 0]), frame(WINDOW_UPDATE, 0, 0, &[0, 1, 0, 0])].concat();
+            stream.write_all(&window).await.ok();
+            tell.send(until(HEADERS, &mut stream, &mut read).await).unwrap();
+        });
+        let ((_, dialer), upstream) = (dialer(), upstream(|upstream| upstream.protocol = Protocol::H2));
+        let place = destination(Scheme::Http, "ledger.example", port);
+        let hop = hop(&upstream, &place);
+        let upload = Request::post("/").body(Full::from(vec![0; 100_000]).boxed_unsync()).unwrap();
+        send(&dialer, &hop, upload).await.1.unwrap();
+        {
+            let (mut facts, mut revoked) = (Facts::default(), || Err(Refusal::new(Code::Revoked, "revoked meanwhile")));
+            let mut given_up = pin!(dialer.send(&hop, get("/"), &mut facts, &mut revoked));
+            for _ in 0..8 {
+                assert!(given_up.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending());
+                tokio::task::yield_now().await;
+            }
+        }
+        go.send(()).unwrap();
+        assert_eq!(tokio::time::timeout(Duration::from_secs(10), told).await.unwrap().unwrap(), None);
     })
     .await;
 }

@@ -4,7 +4,8 @@
 //! credential, when a stream ends, even if it was revoked meanwhile. So the engine is given no more requests than the peer allows.
 //!
 //! And what a request queued stays with the engine when its caller has left, for as long as the peer takes nothing. So its place is given
-//! back when that is written, and a connection on which nothing comes back is given up.
+//! back when that is written, and a connection on which nothing comes back is given up. A connection that still holds the head of a request
+//! which may not leave any more ends with all that is on it.
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
@@ -15,6 +16,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::Notify;
 
+use super::dialer::Again;
 use crate::clock::Clock;
 
 /// Streams that one HTTP/2 connection carries at most; the peer may allow fewer.
@@ -33,6 +35,10 @@ pub(super) struct Trunk {
     owed: Cell<u32>,
     /// The peer takes nothing just now: something is left to be written.
     blocked: Cell<bool>,
+    /// How often all that was to be written was.
+    flushes: Cell<u32>,
+    /// Nothing more is written.
+    dead: Cell<bool>,
     /// Bytes read.
     read: Arc<AtomicUsize>,
     /// How many they were when a request was last sent, and when the first was for which they were so many.
@@ -57,6 +63,8 @@ impl Trunk {
             taken: Cell::new(0),
             owed: Cell::new(0),
             blocked: Cell::new(false),
+            flushes: Cell::new(0),
+            dead: Cell::new(false),
             read,
             silent_since,
             allowed: Cell::new(1),
@@ -108,6 +116,15 @@ impl Trunk {
         self.blocked.set(blocked);
     }
 
+    /// All that the engine gave so far is written.
+    pub(super) fn flush(&self) {
+        self.flushes.set(self.flushes.get().wrapping_add(1));
+    }
+
+    pub(super) fn is_dead(&self) -> bool {
+        self.dead.get()
+    }
+
     pub(super) fn is_heard(&self) -> bool {
         self.heard.get()
     }
@@ -136,7 +153,7 @@ impl Trunk {
             self.silent_since.set((read, now));
         }
         self.taken.set(self.taken.get() + 1);
-        Rc::new(Seat(Rc::clone(self)))
+        Rc::new(Seat { trunk: Rc::clone(self), head: Cell::new(Head::Waits) })
     }
 
     /// Whether anything is under way.
@@ -149,40 +166,86 @@ impl Trunk {
     fn give_up(&self, now: Instant) {
         let (read, since) = self.silent_since.get();
         if self.read.load(Relaxed) == read && now.saturating_duration_since(since) >= SILENT {
-            self.over.set(true);
-            self.wake();
+            self.retire();
         }
     }
+
+    fn retire(&self) {
+        self.over.set(true);
+        self.wake();
+    }
+
+    fn kill(&self) {
+        self.dead.set(true);
+        self.retire();
+    }
+}
+
+/// Where the head of a request is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Head {
+    /// Before the engine, which drops it if its caller has left.
+    Waits,
+    /// In the engine, without a stream.
+    Opens,
+    /// Given to its stream after so many flushes, and soon written if the peer takes it.
+    Opened(u32),
 }
 
 /// One of the places on an HTTP/2 connection; given back when dropped.
 #[derive(Debug)]
-pub(super) struct Seat(Rc<Trunk>);
+pub(super) struct Seat {
+    trunk: Rc<Trunk>,
+    head: Cell<Head>,
+}
 
 impl Seat {
     /// A request is sent on it.
-    pub(super) fn asks<'a>(&'a self, clock: &'a dyn Clock) -> Asks<'a> {
-        Asks { trunk: &self.0, clock, answered: false }
+    pub(super) fn asks<'a>(&'a self, clock: &'a dyn Clock, again: Again<'a>) -> Asks<'a> {
+        Asks { seat: self, clock, again, answered: false }
+    }
+
+    /// The engine looks at the request.
+    pub(super) fn opens(&self) {
+        if self.head.get() == Head::Waits {
+            self.head.set(Head::Opens);
+        }
+    }
+
+    /// The engine has a stream for the request.
+    pub(super) fn opened(&self) {
+        self.head.set(Head::Opened(self.trunk.flushes.get()));
+    }
+
+    /// Whether the head may still leave. A stream that is opened comes first, behind what is being written already.
+    fn may_leave(&self) -> bool {
+        match self.head.get() {
+            Head::Waits => false,
+            Head::Opens => true,
+            Head::Opened(flushes) => self.trunk.blocked.get() && self.trunk.flushes.get().wrapping_sub(flushes) < 2,
+        }
     }
 }
 
 impl Drop for Seat {
     fn drop(&mut self) {
-        if self.0.blocked.get() {
-            self.0.owed.set(self.0.owed.get() + 1);
+        let trunk = &*self.trunk;
+        if trunk.blocked.get() {
+            trunk.owed.set(trunk.owed.get() + 1);
             return;
         }
-        self.0.taken.set(self.0.taken.get().saturating_sub(1));
-        if self.0.waiting.get() > 0 {
-            self.0.places.notify_one();
+        trunk.taken.set(trunk.taken.get().saturating_sub(1));
+        if trunk.waiting.get() > 0 {
+            trunk.places.notify_one();
         }
     }
 }
 
 /// A request that was sent and has no answer: dropped so, it is given up.
 pub(super) struct Asks<'a> {
-    trunk: &'a Trunk,
+    seat: &'a Seat,
     clock: &'a dyn Clock,
+    again: Again<'a>,
     answered: bool,
 }
 
@@ -196,7 +259,10 @@ impl Asks<'_> {
 impl Drop for Asks<'_> {
     fn drop(&mut self) {
         if !self.answered {
-            self.trunk.give_up(self.clock.instant());
+            self.seat.trunk.give_up(self.clock.instant());
+            if self.seat.may_leave() && (self.again)().is_err() {
+                self.seat.trunk.kill();
+            }
         }
     }
 }

@@ -115,6 +115,10 @@ impl Worker {
             // again; whatever is checked from the news on sees it.
             tokio::task::yield_now().await;
             let ended = self.end_what_is_taken_away();
+            if ended {
+                // Their tasks hear of it in this turn: an upstream connection that still holds a head of theirs ends before the news is done.
+                tokio::task::yield_now().await;
+            }
             follower.done(news);
             if ended {
                 self.cut_soon();
