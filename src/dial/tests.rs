@@ -496,7 +496,7 @@ async fn a_connection_that_nobody_takes_ends_at_its_deadline() {
             let error = dialer.tunnel(&hop(&hasty, &place), &mut Facts::default()).await.unwrap_err();
             assert_eq!(error.refusal().code, Code::UpstreamTimeout, "tunnels too");
         }
-        assert_eq!(dialer.inner.connector.open.get(), 0, "none of them keeps a place");
+        assert_eq!(dialer.inner.connector.open.load(Relaxed), 0, "none of them keeps a place");
         drop(queue);
     })
     .await;
