@@ -378,16 +378,22 @@ mod tests {
         );
     }
 
-    #[tokio::test]
-    async fn a_zone_that_hangs_leaves_the_other_names_their_turn() {
-        let (_open, gate) = std::sync::mpsc::channel::<()>();
+    /// Names under `hangs.example` have no answer while the sender is there.
+    fn with_a_zone_that_hangs() -> (Arc<Resolver>, std::sync::mpsc::Sender<()>) {
+        let (open, gate) = std::sync::mpsc::channel::<()>();
         let gate = Mutex::new(gate);
-        let resolver = Arc::new(resolver(&clock(), move |name| {
+        let lookup = move |name: &str| {
             if name.ends_with("hangs.example") {
                 gate.lock().unwrap().recv().ok();
             }
             Ok(vec!["1.1.1.1".parse().unwrap()])
-        }));
+        };
+        (Arc::new(resolver(&clock(), lookup)), open)
+    }
+
+    #[tokio::test]
+    async fn a_zone_that_hangs_leaves_the_other_names_their_turn() {
+        let (resolver, _open) = with_a_zone_that_hangs();
         let hanging: Vec<_> = (0..100)
             .map(|nth| {
                 let resolver = Arc::clone(&resolver);
@@ -405,14 +411,7 @@ mod tests {
 
     #[tokio::test]
     async fn names_that_nobody_waits_for_any_more_make_room() {
-        let (_open, gate) = std::sync::mpsc::channel::<()>();
-        let gate = Mutex::new(gate);
-        let resolver = Arc::new(resolver(&clock(), move |name| {
-            if name.ends_with("hangs.example") {
-                gate.lock().unwrap().recv().ok();
-            }
-            Ok(vec!["1.1.1.1".parse().unwrap()])
-        }));
+        let (resolver, _open) = with_a_zone_that_hangs();
         for round in 0..3 {
             for nth in 0..MOST_NAMES {
                 let host = format!("n{round}-{nth}.hangs.example");

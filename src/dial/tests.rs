@@ -41,6 +41,13 @@ pub(super) fn dialer() -> (Arc<ManualClock>, Dialer<TestBody>) {
     (clock, dialer)
 }
 
+/// With such bounds.
+fn bounded(limits: Limits) -> (Arc<ManualClock>, Dialer<TestBody>) {
+    let (clock, dialer) = dialer();
+    let (resolver, tls) = (Arc::clone(&dialer.inner.connector.resolver), Arc::clone(&dialer.inner.connector.tls));
+    (Arc::clone(&clock), Dialer::new(resolver, tls, clock, limits))
+}
+
 pub(super) fn upstream(change: impl FnOnce(&mut Upstream)) -> Arc<Upstream> {
     let mut upstream = Upstream {
         index: UpstreamIndex(0),
@@ -344,10 +351,7 @@ async fn idle_connections_are_let_go() {
 async fn a_key_keeps_no_more_connections_than_it_may() {
     worker(async {
         let (port, connections) = serve(H1).await;
-        let ((clock, full), upstream) = (dialer(), upstream(|_| {}));
-        let connector = &full.inner.connector;
-        let limits = Limits { kept_per_key: 2, ..Limits::default() };
-        let dialer: Dialer<TestBody> = Dialer::new(Arc::clone(&connector.resolver), Arc::clone(&connector.tls), clock, limits);
+        let ((_, dialer), upstream) = (bounded(Limits { kept_per_key: 2, ..Limits::default() }), upstream(|_| {}));
         let place = destination(Scheme::Http, "ledger.example", port);
         let hop = hop(&upstream, &place);
         let burst = join_all((0..5).map(|_| send(&dialer, &hop, get("/")))).await;
@@ -809,10 +813,7 @@ async fn a_tunnel_is_a_plain_checked_connection() {
 async fn a_worker_opens_no_more_connections_than_it_may() {
     worker(async {
         let (port, _) = serve(H1).await;
-        let ((clock, full), upstream) = (dialer(), upstream(|_| {}));
-        let connector = &full.inner.connector;
-        let limits = Limits { connections: 1, ..Limits::default() };
-        let dialer: Dialer<TestBody> = Dialer::new(Arc::clone(&connector.resolver), Arc::clone(&connector.tls), clock, limits);
+        let ((_, dialer), upstream) = (bounded(Limits { connections: 1, ..Limits::default() }), upstream(|_| {}));
         let place = destination(Scheme::Http, "ledger.example", port);
         let hop = hop(&upstream, &place);
         let both = join_all([send(&dialer, &hop, get("/")), send(&dialer, &hop, get("/"))]).await;
@@ -826,10 +827,7 @@ async fn a_worker_opens_no_more_connections_than_it_may() {
 #[tokio::test]
 async fn destinations_that_nobody_asks_make_room_for_a_new_one() {
     worker(async {
-        let ((clock, full), upstream) = (dialer(), upstream(|_| {}));
-        let connector = &full.inner.connector;
-        let limits = Limits { keys: 2, ..Limits::default() };
-        let dialer: Dialer<TestBody> = Dialer::new(Arc::clone(&connector.resolver), Arc::clone(&connector.tls), clock, limits);
+        let ((_, dialer), upstream) = (bounded(Limits { keys: 2, ..Limits::default() }), upstream(|_| {}));
         for _ in 0..5 {
             let (port, _) = serve(H1).await;
             let place = destination(Scheme::Http, "ledger.example", port);
@@ -843,10 +841,7 @@ async fn destinations_that_nobody_asks_make_room_for_a_new_one() {
 #[tokio::test]
 async fn connections_that_wait_make_room_for_one_that_is_needed() {
     worker(async {
-        let ((clock, full), upstream) = (dialer(), upstream(|_| {}));
-        let connector = &full.inner.connector;
-        let limits = Limits { connections: 2, ..Limits::default() };
-        let dialer: Dialer<TestBody> = Dialer::new(Arc::clone(&connector.resolver), Arc::clone(&connector.tls), clock, limits);
+        let ((_, dialer), upstream) = (bounded(Limits { connections: 2, ..Limits::default() }), upstream(|_| {}));
         for _ in 0..5 {
             let (port, _) = serve(H1).await;
             let place = destination(Scheme::Http, "ledger.example", port);
@@ -944,13 +939,6 @@ async fn an_upgrade_offers_http1_alone_and_has_a_connection_of_its_own() {
         assert_eq!(connections.get(), 2);
     })
     .await;
-}
-
-/// A dialer with such bounds.
-fn bounded(limits: Limits) -> (Arc<ManualClock>, Dialer<TestBody>) {
-    let (clock, dialer) = dialer();
-    let (resolver, tls) = (Arc::clone(&dialer.inner.connector.resolver), Arc::clone(&dialer.inner.connector.tls));
-    (Arc::clone(&clock), Dialer::new(resolver, tls, clock, limits))
 }
 
 /// A dialer that may open so many connections.
