@@ -31,3 +31,4 @@ pub use error::{DialError, Place};
 pub use fair::poll_write_together;
 pub use hop::{Facts, Hop};
 pub use line::Upload;
+pub use trunk::holds_heads;

@@ -26,6 +26,23 @@ pub(super) const STREAMS_AT_FIRST: usize = 1;
 /// A connection that brought nothing for so long since the first request that waits on it is of no use to a request that is given up.
 const SILENT: Duration = Duration::from_secs(1);
 
+thread_local! {
+    /// Heads that the engine holds without a stream, and connections whose peers take nothing, of this thread.
+    static HELD: Cell<u32> = const { Cell::new(0) };
+}
+
+fn hold(more: bool) {
+    let count = |held: &Cell<u32>| held.set(if more { held.get() + 1 } else { held.get().saturating_sub(1) });
+    // A thread that ends has nobody left to ask.
+    HELD.try_with(count).ok();
+}
+
+/// Whether the head of a request that is given up now may still leave, on any connection of this thread.
+#[must_use]
+pub fn holds_heads() -> bool {
+    HELD.get() > 0
+}
+
 /// What is known of an HTTP/2 connection beside its sender.
 #[derive(Debug)]
 pub(super) struct Trunk {
@@ -113,7 +130,9 @@ impl Trunk {
 
     /// The peer takes nothing just now, or does again.
     pub(super) fn block(&self, blocked: bool) {
-        self.blocked.set(blocked);
+        if self.blocked.replace(blocked) != blocked {
+            hold(blocked);
+        }
     }
 
     /// All that the engine gave so far is written.
@@ -209,12 +228,15 @@ impl Seat {
     pub(super) fn opens(&self) {
         if self.head.get() == Head::Waits {
             self.head.set(Head::Opens);
+            hold(true);
         }
     }
 
     /// The engine has a stream for the request.
     pub(super) fn opened(&self) {
-        self.head.set(Head::Opened(self.trunk.flushes.get()));
+        if self.head.replace(Head::Opened(self.trunk.flushes.get())) == Head::Opens {
+            hold(false);
+        }
     }
 
     /// Whether the head may still leave. A stream that is opened comes first, behind what is being written already.
@@ -227,8 +249,17 @@ impl Seat {
     }
 }
 
+impl Drop for Trunk {
+    fn drop(&mut self) {
+        self.block(false);
+    }
+}
+
 impl Drop for Seat {
     fn drop(&mut self) {
+        if self.head.get() == Head::Opens {
+            hold(false);
+        }
         let trunk = &*self.trunk;
         if trunk.blocked.get() {
             trunk.owed.set(trunk.owed.get() + 1);

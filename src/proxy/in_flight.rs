@@ -13,6 +13,7 @@ use tokio::sync::Notify;
 
 use super::passage::{Ended, Passage};
 use super::worker::Worker;
+use crate::dial;
 use crate::live::Follower;
 
 /// How often the sweep runs while anything lives: a passage whose rule expired ends within one of these.
@@ -115,7 +116,7 @@ impl Worker {
             // again; whatever is checked from the news on sees it.
             tokio::task::yield_now().await;
             let ended = self.end_what_is_taken_away();
-            if ended {
+            if ended && dial::holds_heads() {
                 // Their tasks hear of it in this turn: an upstream connection that still holds a head of theirs ends before the news is done.
                 tokio::task::yield_now().await;
             }
