@@ -1,9 +1,12 @@
 //! `Clock`: the only source of time, so that every expiry and window can be told in a test.
 
+use std::pin::Pin;
 use std::sync::Mutex;
+use std::task::Context;
 use std::time::{Duration, Instant, SystemTime};
 
 pub use jiff::Timestamp;
+use tokio::time::Sleep;
 
 /// Wall time for what is written down and judged (expiry, windows), monotonic time for what is measured and waited for.
 pub trait Clock: Send + Sync {
@@ -31,6 +34,22 @@ impl Clock for SystemClock {
     #[expect(clippy::disallowed_methods, reason = "this is the one place that reads the monotonic clock")]
     fn instant(&self) -> Instant {
         Instant::now()
+    }
+}
+
+/// Whether `deadline` has passed; else the timer is set so that this task looks again by then. A timer that is set for sooner stays so: where
+/// one serves many waits in turn, each for later than the last, setting it again when it fires costs nearly none of them anything.
+pub fn passed(mut timer: Pin<&mut Sleep>, deadline: tokio::time::Instant, cx: &mut Context<'_>) -> bool {
+    loop {
+        if timer.is_elapsed() || timer.deadline() > deadline {
+            timer.as_mut().reset(deadline);
+        }
+        if timer.as_mut().poll(cx).is_pending() {
+            return false;
+        }
+        if tokio::time::Instant::now() >= deadline {
+            return true;
+        }
     }
 }
 

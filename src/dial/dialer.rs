@@ -126,8 +126,7 @@ where
             return Err(DialError::NoUpgrade(Place::new(hop, facts)));
         }
         let limits = &self.inner.limits;
-        let now = self.inner.connector.clock.instant();
-        facts.began = Some(now);
+        let now = *facts.began.get_or_insert_with(|| self.inner.connector.clock.instant());
         let found = self.inner.pool.borrow_mut().lane(hop, limits.keys, now, limits.idle);
         let Some(lane) = found else {
             return Err(DialError::Full { place: Place::new(hop, facts), what: "destinations", most: limits.keys });

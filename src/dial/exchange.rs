@@ -1,8 +1,9 @@
 //! One request on one connection: shaped for its HTTP version, sent, and waited for.
 
-use std::future::Future;
+use std::future::{Future, poll_fn};
 use std::pin::{Pin, pin};
 use std::rc::Rc;
+use std::task::Poll;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -11,6 +12,7 @@ use http::uri::{Authority, PathAndQuery, Scheme, Uri};
 use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, Version};
 use http_body::Body;
 use hyper::client::conn::TrySendError;
+use tokio::time::{Instant, Sleep};
 
 use super::body::{Outgoing, Progress, ResponseBody};
 use super::dialer::Again;
@@ -19,7 +21,7 @@ use super::hop::{Facts, Hop};
 use super::lane::{Lane, Sender};
 use super::line::{Line, Unanswered};
 use super::trunk::Seat;
-use crate::clock::Clock;
+use crate::clock::{Clock, passed};
 
 /// How an exchange ended without a response.
 pub(super) enum Failed<B> {
@@ -98,14 +100,16 @@ where
         Sender::H1(sender) => {
             shape_h1(&mut request, &lane.host);
             waiting = Some(sender.unanswered());
-            in_time(pin!(sender.try_send_request(request)), progress.as_deref(), hop).await
+            let answer = pin!(sender.try_send_request(request));
+            in_time(answer, sender.timer(hop.upstream.deadlines.response_head), progress.as_deref(), hop).await
         }
         Sender::H2(sender, place) => {
             request.body_mut().hold(place);
             let scheme = if hop.destination.scheme == crate::capture::Scheme::Https { Scheme::HTTPS } else { Scheme::HTTP };
             shape_h2(&mut request, scheme, &lane.host, &lane.authority);
             let asks = place.asks(clock, again);
-            let answered = in_time(pin!(sender.try_send_request(request)), progress.as_deref(), hop).await;
+            let timer = pin!(tokio::time::sleep(hop.upstream.deadlines.response_head));
+            let answered = in_time(pin!(sender.try_send_request(request)), timer, progress.as_deref(), hop).await;
             if let Ok(Ok(_)) = &answered {
                 asks.answered();
             }
@@ -126,25 +130,33 @@ const HEAD: &str = "the response head";
 const STALLED: &str = "the silence of the request body";
 
 /// Waits for the head. The deadline of the head runs from the end of the request body; while the body is being sent only its silence is
-/// judged. The timer is armed after the first poll and looks at the body when it fires, so a request without a body costs one timer and
-/// one with a body not one timer per frame: such a head may be up to one deadline late before it is given up.
-async fn in_time<F: Future>(mut answer: Pin<&mut F>, progress: Option<&Progress>, hop: &Hop<'_>) -> Result<F::Output, &'static str> {
+/// judged. The timer is looked at after the first poll, and at the body when it fires: a request with a body costs not one timer per frame,
+/// and such a head may be up to one deadline late before it is given up.
+async fn in_time<F: Future>(
+    mut answer: Pin<&mut F>,
+    mut timer: Pin<&mut Sleep>,
+    progress: Option<&Progress>,
+    hop: &Hop<'_>,
+) -> Result<F::Output, &'static str> {
     let deadlines = &hop.upstream.deadlines;
-    let mut timer = pin!(tokio::time::sleep(deadlines.response_head));
+    let mut until = Instant::now() + deadlines.response_head;
     let (mut seen, mut silence) = (0, Duration::ZERO);
     loop {
-        tokio::select! {
-            biased;
-            answered = &mut answer => return Ok(answered),
-            () = &mut timer => {}
+        let answered = poll_fn(|cx| match answer.as_mut().poll(cx) {
+            Poll::Ready(answered) => Poll::Ready(Some(answered)),
+            Poll::Pending if passed(timer.as_mut(), until, cx) => Poll::Ready(None),
+            Poll::Pending => Poll::Pending,
+        });
+        if let Some(answered) = answered.await {
+            return Ok(answered);
         }
         let Some(progress) = progress else { return Err(HEAD) };
-        let next = if let Some(finished) = progress.finished.get() {
-            let until = finished + deadlines.response_head;
-            if until <= timer.deadline() {
+        until = if let Some(finished) = progress.finished.get() {
+            let after_body = finished + deadlines.response_head;
+            if after_body <= until {
                 return Err(HEAD);
             }
-            until
+            after_body
         } else {
             let frames = progress.frames.get();
             silence = if frames == seen { silence + deadlines.response_head } else { Duration::ZERO };
@@ -152,9 +164,8 @@ async fn in_time<F: Future>(mut answer: Pin<&mut F>, progress: Option<&Progress>
             if silence >= deadlines.idle {
                 return Err(STALLED);
             }
-            timer.deadline() + deadlines.response_head
+            until + deadlines.response_head
         };
-        timer.as_mut().reset(next);
     }
 }
 

@@ -6,17 +6,16 @@
 
 use std::pin::{Pin, pin};
 use std::rc::Rc;
-use std::task::{Context, Poll};
+use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use tokio::io::ReadBuf;
-use tokio::time::Sleep;
 
 use super::connection::Conn;
 use super::stream::Stream;
 use crate::capture::Arrival;
-use crate::clock::Timestamp;
+use crate::clock::{Timestamp, passed};
 use crate::refusal::Code;
 use crate::tls::not_after;
 
@@ -105,12 +104,12 @@ pub(super) async fn drive(conn: &Rc<Conn>, mut connection: Pin<&mut impl Gracefu
             return if over { Poll::Ready(Driven::Aborted) } else { Poll::Pending };
         }
         if let Some(rests) = conn.rests_at()
-            && passed(sleep.as_mut(), rests, cx)
+            && passed(sleep.as_mut(), rests.into(), cx)
         {
             return Poll::Ready(Driven::Rests);
         }
         match conn.deadline() {
-            Some((deadline, in_head)) if passed(sleep.as_mut(), deadline, cx) => {
+            Some((deadline, in_head)) if passed(sleep.as_mut(), deadline.into(), cx) => {
                 if in_head {
                     return Poll::Ready(Driven::HeadTooSlow);
                 }
@@ -167,22 +166,6 @@ pub(super) fn settle(conn: &Conn, driven: Driven) {
             conn.record_edge(Code::Malformed, conn.wire.fault().unwrap_or_default());
         }
         Driven::Done | Driven::Aborted | Driven::Rests => {}
-    }
-}
-
-/// Whether `deadline` has passed; else the timer is set so that this task looks again by then.
-fn passed(mut sleep: Pin<&mut Sleep>, deadline: Instant, cx: &mut Context<'_>) -> bool {
-    let deadline = tokio::time::Instant::from_std(deadline);
-    loop {
-        if sleep.is_elapsed() || sleep.deadline() > deadline {
-            sleep.as_mut().reset(deadline);
-        }
-        if sleep.as_mut().poll(cx).is_pending() {
-            return false;
-        }
-        if tokio::time::Instant::now() >= deadline {
-            return true;
-        }
     }
 }
 

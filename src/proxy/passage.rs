@@ -285,6 +285,11 @@ impl Passage {
         self.began
     }
 
+    /// When its judgement was over, the wait for its credential included.
+    pub(super) fn judged_at(&self) -> Option<Instant> {
+        self.lend().as_ref().map(|access| self.began + access.decided.max(access.obtained))
+    }
+
     /// Where its trace falls, of a hundred.
     pub(super) fn share(&self) -> u8 {
         self.lend().as_ref().map_or(99, |access| share_of(&access.trace.trace))

@@ -199,6 +199,7 @@ async fn exchange(
     passage.idle.set(clearance.permit().upstream().deadlines.idle);
     loop {
         let span = worker.ids().borrow_mut().span();
+        let mut facts = Facts { began: passage.judged_at().filter(|_| first), ..Facts::default() };
         // The edits end here: what lives while the upstream is waited for is room in every request.
         let request = {
             // Nothing was waited for since the clearance was given.
@@ -214,7 +215,7 @@ async fn exchange(
             };
             forward.request(body)
         };
-        let answered = attempt(passage, &clearance, wishes, span, request).await?;
+        let answered = attempt(passage, &clearance, wishes, span, request, &mut facts).await?;
         match answered {
             Ok(response) if response.status() == StatusCode::SWITCHING_PROTOCOLS && wishes.websocket => {
                 upgrade::check_response(head, response.headers())?;
@@ -249,6 +250,7 @@ async fn attempt(
     wishes: Wishes,
     span: [u8; 8],
     request: Request<Body>,
+    facts: &mut Facts,
 ) -> Result<Result<Response<ResponseBody>, DialError>, Failure> {
     let worker = passage.conn().worker();
     let standing = clearance.standing()?;
@@ -261,9 +263,8 @@ async fn attempt(
         standing: standing.as_ref(),
         upgrade: wishes.websocket,
     };
-    let mut facts = Facts::default();
     let mut again = || clearance.still_stands(&worker.gate().live, worker.clock().now());
-    let sent = until_ended(passage, pin!(worker.dialer().send(&hop, request, &mut facts, &mut again))).await;
+    let sent = until_ended(passage, pin!(worker.dialer().send(&hop, request, facts, &mut again))).await;
     let (status, error) = match &sent {
         Ok(Ok(response)) => (Some(response.status()), None),
         Ok(Err(error)) => (None, Some(error.word())),
@@ -271,7 +272,7 @@ async fn attempt(
     };
     let shown = standing.as_ref().filter(|_| permit.upstream().tls.client_certificate).and_then(|standing| standing.svid.as_ref());
     let certificate = shown.map(|svid| svid.sha256);
-    remember(passage, span, &facts, certificate, (status, error));
+    remember(passage, span, facts, certificate, (status, error));
     if !facts.reused && status.is_some() {
         worker.shared().spoken.learn(clearance.destination(), facts.version);
     }
