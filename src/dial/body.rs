@@ -67,7 +67,7 @@ pub(super) async fn pipe<F: Future<Output = ()>>(progress: Rc<Progress>, mut tas
 }
 
 /// A request body on its way. One without content (most) is not watched.
-pub(super) struct Outgoing<B> {
+pub struct Outgoing<B> {
     inner: B,
     watched: Option<Watched>,
     /// On an HTTP/2 connection.
@@ -102,7 +102,8 @@ impl Drop for Watched {
 }
 
 impl<B: Body> Outgoing<B> {
-    pub(super) fn new(inner: B) -> Self {
+    /// A body that is sent by [`Dialer::send`](super::Dialer::send).
+    pub fn new(inner: B) -> Self {
         let watched = (!inner.is_end_stream()).then(|| Watched { progress: Rc::default(), http2: false, fresh: false });
         Self { inner, watched, place: None }
     }

@@ -104,7 +104,7 @@ where
 
     /// Sends a request and gives the response head and its body.
     ///
-    /// The request comes with its final head: path and query in its URI, and the `Host` that shall leave (the destination's if there is
+    /// The request is taken, and comes with its final head: path and query in its URI, and the `Host` that shall leave (the destination's if there is
     /// none). Callbacks of `hyper::ext::on_informational` see interim responses, and `hyper::upgrade::on` works on a 101.
     ///
     /// A pooled connection that was dead before a byte was written is replaced by a fresh one, after asking `again`. Nothing else is
@@ -118,7 +118,7 @@ where
     pub async fn send(
         &self,
         hop: &Hop<'_>,
-        request: Request<B>,
+        request: &mut Option<Request<Outgoing<B>>>,
         facts: &mut Facts,
         again: Again<'_>,
     ) -> Result<Response<ResponseBody>, DialError> {
@@ -131,7 +131,6 @@ where
         let Some(lane) = found else {
             return Err(DialError::Full { place: Place::new(hop, facts), what: "destinations", most: limits.keys });
         };
-        let mut request = request.map(Outgoing::new);
         loop {
             // After one dead connection a fresh one is opened: the next pooled one is likely to have died with it.
             let pooled = if facts.stale == 0 { lane.take(now, limits.idle) } else { None };
@@ -145,12 +144,11 @@ where
             facts.version = if matches!(sender, Sender::H2(..)) { Version::HTTP_2 } else { Version::HTTP_11 };
             match exchange(&mut sender, &lane, hop, facts, request, &*self.inner.connector.clock, again).await {
                 Ok(answer) => return self.answered(&lane, sender, met, hop, facts, answer),
-                Err(Failed::Unsent(whole, _)) if facts.reused && facts.stale < MOST_STALE => {
+                Err(Failed::Unsent(_)) if facts.reused && facts.stale < MOST_STALE => {
                     facts.stale += 1;
                     again().map_err(DialError::NotAgain)?;
-                    request = *whole;
                 }
-                Err(Failed::Unsent(_, error) | Failed::Sent(error)) => return Err(error),
+                Err(Failed::Unsent(error) | Failed::Sent(error)) => return Err(error),
             }
         }
     }

@@ -11,7 +11,6 @@ use http::header::{CONTENT_LENGTH, HOST, TRANSFER_ENCODING};
 use http::uri::{Authority, PathAndQuery, Scheme, Uri};
 use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, Version};
 use http_body::Body;
-use hyper::client::conn::TrySendError;
 use tokio::time::{Instant, Sleep};
 
 use super::body::{Outgoing, Progress, ResponseBody};
@@ -24,9 +23,9 @@ use super::trunk::Seat;
 use crate::clock::{Clock, passed};
 
 /// How an exchange ended without a response.
-pub(super) enum Failed<B> {
-    /// Not a byte was written: the request is whole, and the connection was dead already.
-    Unsent(Box<Request<Outgoing<B>>>, DialError),
+pub(super) enum Failed {
+    /// Not a byte was written: the request is whole again, and the connection was dead already.
+    Unsent(DialError),
     /// Something may have been written.
     Sent(DialError),
 }
@@ -80,45 +79,53 @@ fn shape_h2<B>(request: &mut Request<B>, scheme: Scheme, lane_host: &HeaderValue
     }
 }
 
-/// Sends and waits for the response head. Gives back the connection where it may carry further requests.
+/// Sends and waits for the response head. Gives back the connection where it may carry further requests, and the request if nothing of it was
+/// written. It is lent: an asynchronous function would hold what it is given twice, and move it once more.
 pub(super) async fn exchange<B>(
     sender: &mut Sender<B>,
     lane: &Lane<B>,
     hop: &Hop<'_>,
     facts: &mut Facts,
-    mut request: Request<Outgoing<B>>,
+    request: &mut Option<Request<Outgoing<B>>>,
     clock: &dyn Clock,
     again: Again<'_>,
-) -> Result<Answered, Failed<B>>
+) -> Result<Answered, Failed>
 where
     B: Body<Data = Bytes> + Unpin + 'static,
 {
-    let progress = request.body().progress();
+    let Some(mut whole) = request.take() else {
+        let why = "it was sent before".to_owned();
+        return Err(Failed::Sent(DialError::Reset { place: Place::new(hop, facts), why, reused: facts.reused, unprocessed: false }));
+    };
+    let progress = whole.body().progress();
     facts.sent = true;
     let mut waiting = None;
+    let mut timer = lane.timers.take(hop.upstream.deadlines.response_head);
     let answered = match sender {
         Sender::H1(sender) => {
-            shape_h1(&mut request, &lane.host);
+            shape_h1(&mut whole, &lane.host);
             waiting = Some(sender.unanswered());
-            let answer = pin!(sender.try_send_request(request));
-            in_time(answer, sender.timer(hop.upstream.deadlines.response_head), progress.as_deref(), hop).await
+            in_time(pin!(sender.try_send_request(whole)), timer.as_mut(), progress.as_deref(), hop).await
         }
         Sender::H2(sender, place) => {
-            request.body_mut().hold(place);
+            whole.body_mut().hold(place);
             let scheme = if hop.destination.scheme == crate::capture::Scheme::Https { Scheme::HTTPS } else { Scheme::HTTP };
-            shape_h2(&mut request, scheme, &lane.host, &lane.authority);
+            shape_h2(&mut whole, scheme, &lane.host, &lane.authority);
             let asks = place.asks(clock, again);
-            let timer = pin!(tokio::time::sleep(hop.upstream.deadlines.response_head));
-            let answered = in_time(pin!(sender.try_send_request(request)), timer, progress.as_deref(), hop).await;
+            let answered = in_time(pin!(sender.try_send_request(whole)), timer.as_mut(), progress.as_deref(), hop).await;
             if let Ok(Ok(_)) = &answered {
                 asks.answered();
             }
             answered
         }
     };
+    lane.timers.keep(timer);
     match answered {
         Ok(Ok(response)) => Ok(Answered { response, line: waiting.and_then(Unanswered::answered), progress }),
-        Ok(Err(error)) => Err(unanswered(error, progress.as_deref(), hop, facts)),
+        Ok(Err(mut error)) => {
+            *request = error.take_message();
+            Err(unanswered(&error.into_error(), request.is_some(), progress.as_deref(), hop, facts))
+        }
         Err(what) => {
             let after = if what == STALLED { hop.upstream.deadlines.idle } else { hop.upstream.deadlines.response_head };
             Err(Failed::Sent(DialError::Slow { place: Place::new(hop, facts), what, after }))
@@ -170,21 +177,20 @@ async fn in_time<F: Future>(
 }
 
 /// Tells apart what the engine says.
-fn unanswered<B>(
-    mut error: TrySendError<Request<Outgoing<B>>>,
+fn unanswered(
+    error: &hyper::Error,
+    unsent: bool,
     progress: Option<&Progress>,
     hop: &Hop<'_>,
     facts: &mut Facts,
-) -> Failed<B> {
-    let message = error.take_message();
-    let error = error.into_error();
-    let why = chain(&error);
+) -> Failed {
+    let why = chain(error);
     let place = Place::new(hop, facts);
-    if let Some(request) = message {
+    if unsent {
         facts.sent = false;
-        return Failed::Unsent(Box::new(request), DialError::Reset { place, why, reused: facts.reused, unprocessed: true });
+        return Failed::Unsent(DialError::Reset { place, why, reused: facts.reused, unprocessed: true });
     }
-    let h2 = std::error::Error::source(&error).and_then(|source| source.downcast_ref::<h2::Error>());
+    let h2 = std::error::Error::source(error).and_then(|source| source.downcast_ref::<h2::Error>());
     let ours = h2.is_some_and(|h2| h2.is_library() || matches!(h2.reason(), Some(h2::Reason::PROTOCOL_ERROR)));
     let unprocessed = h2.is_some_and(|h2| h2.is_remote() && (h2.is_go_away() || h2.reason() == Some(h2::Reason::REFUSED_STREAM)));
     // The engine also calls it the user's error when the connection's task has ended under a request: that is the upstream's doing.

@@ -14,6 +14,7 @@ use tokio::sync::Notify;
 use super::body::Outgoing;
 use super::hop::Hop;
 use super::line::Held;
+use super::timers::Timers;
 use super::trunk::{Seat, Trunk};
 use crate::capture::{Destination, Scheme};
 use crate::catalogue::{Protocol, Upstream};
@@ -39,6 +40,7 @@ pub(super) struct Lane<B> {
     pub(super) opening: Cell<bool>,
     pub(super) failures: Cell<u32>,
     pub(super) opened: Notify,
+    pub(super) timers: Timers,
 }
 
 /// What is known of a connection beside its sender.
@@ -85,6 +87,7 @@ impl<B> Lane<B> {
             opening: Cell::new(false),
             failures: Cell::new(0),
             opened: Notify::new(),
+            timers: Timers::default(),
         })
     }
 

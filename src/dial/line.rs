@@ -6,14 +6,12 @@
 
 use std::cell::{Cell, RefCell};
 use std::ops::{Deref, DerefMut};
-use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::task::{Context, Poll, Waker};
-use std::time::Duration;
 
-use tokio::time::{Instant, Sleep};
+use tokio::time::Instant;
 
 use super::body::Progress;
 
@@ -92,18 +90,11 @@ impl Line {
 pub(super) struct Held<S> {
     sender: S,
     line: Rc<Line>,
-    /// One timer serves all of its requests: most are answered long before the deadline of one of them before.
-    timer: Option<Pin<Box<Sleep>>>,
 }
 
 impl<S> Held<S> {
     pub(super) const fn new(sender: S, line: Rc<Line>) -> Self {
-        Self { sender, line, timer: None }
-    }
-
-    /// The timer of the request that is under way, set for one of before or, the first time, for `after` from now.
-    pub(super) fn timer(&mut self, after: Duration) -> Pin<&mut Sleep> {
-        self.timer.get_or_insert_with(|| Box::pin(tokio::time::sleep(after))).as_mut()
+        Self { sender, line }
     }
 
     /// Whether nothing is under way on a connection that is not ready, for longer than from one sweep to the next: it ends.

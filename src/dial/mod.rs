@@ -22,9 +22,10 @@ mod lane;
 mod line;
 mod paced;
 mod pool;
+mod timers;
 mod trunk;
 
-pub use body::ResponseBody;
+pub use body::{Outgoing, ResponseBody};
 pub use counted::Tunnel;
 pub use dialer::{Again, Dialer, Limits};
 pub use error::{DialError, Place};

@@ -16,7 +16,7 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::{LocalSet, spawn_local};
 
-use super::tests::{TestBody, destination, dialer, get, hop, upstream};
+use super::tests::{TestBody, destination, dialer, get, hop, upstream, whole};
 use super::*;
 use crate::capture::{Destination, Scheme};
 use crate::catalogue::Upstream;
@@ -94,7 +94,7 @@ impl Play {
         let base = hop(&self.upstreams[upstream], &self.places[place]);
         let hop = Hop { generation, workload: self.workloads[workload].as_ref(), upgrade, ..base };
         let mut facts = Facts::default();
-        let answer = self.dialer.send(&hop, get(path), &mut facts, &mut || Ok(())).await.unwrap();
+        let answer = self.dialer.send(&hop, &mut whole(get(path)), &mut facts, &mut || Ok(())).await.unwrap();
         let body = answer.collect().await.unwrap().to_bytes();
         (key, facts.reused, std::str::from_utf8(&body).unwrap().parse().unwrap())
     }

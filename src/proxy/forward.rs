@@ -12,6 +12,7 @@ use http::{Request, Version};
 
 use super::body::Body;
 use crate::capture::{Destination, host_field};
+use crate::dial::Outgoing;
 use crate::edits::Edits;
 use crate::refusal::{Code, Refusal};
 use crate::secret::random;
@@ -213,7 +214,7 @@ pub(super) struct Forward<'a> {
 
 impl Forward<'_> {
     /// The head of one attempt; `dial` gives it the form of the upstream's HTTP version, and its authority.
-    pub(super) fn request(self, body: Body) -> Request<Body> {
+    pub(super) fn request(self, body: Body) -> Request<Outgoing<Body>> {
         let target = self.target();
         let (mut proxy_authorization, mut cookies) = (false, false);
         for name in self.head.headers.keys() {
@@ -240,7 +241,7 @@ impl Forward<'_> {
         }
         check_host(&mut headers, self.destination);
         self.edits.apply(&mut headers);
-        let mut request = Request::new(body);
+        let mut request = Request::new(Outgoing::new(body));
         *request.method_mut() = self.head.method.clone();
         *request.uri_mut() = target;
         *request.headers_mut() = headers;
@@ -404,7 +405,7 @@ mod tests {
         assert_eq!(one[COOKIE], "a=1; b=2");
     }
 
-    fn sent(uri: &str, version: Version, edits: &Edits) -> Request<Body> {
+    fn sent(uri: &str, version: Version, edits: &Edits) -> Request<Outgoing<Body>> {
         let head = Request::builder()
             .uri(uri)
             .version(version)

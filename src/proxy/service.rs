@@ -24,7 +24,7 @@ use crate::audit::{Access, Attempt, Outcome};
 use crate::capture::{self, Destination, Sha256};
 use crate::catalogue::Upstream;
 use crate::credentials::Credential;
-use crate::dial::{DialError, Facts, Hop, ResponseBody, Tunnel};
+use crate::dial::{DialError, Facts, Hop, Outgoing, ResponseBody, Tunnel};
 use crate::gate::{Clearance, Connect};
 use crate::identity::Workload;
 use crate::policy::Plan;
@@ -201,7 +201,7 @@ async fn exchange(
         let span = worker.ids().borrow_mut().span();
         let mut facts = Facts { began: passage.judged_at().filter(|_| first), ..Facts::default() };
         // The edits end here: what lives while the upstream is waited for is room in every request.
-        let request = {
+        let mut request = {
             // Nothing was waited for since the clearance was given.
             let now = if first { clearance.at() } else { worker.clock().now() };
             let edits = clearance.attempt_edits(head, &worker.gate().live, now)?;
@@ -213,9 +213,9 @@ async fn exchange(
                 edits,
                 via: (*clearance.permit().plan() != Plan::AsIs).then_some(&worker.shared().via),
             };
-            forward.request(body)
+            Some(forward.request(body))
         };
-        let answered = attempt(passage, &clearance, wishes, span, request, &mut facts).await?;
+        let answered = attempt(passage, &clearance, wishes, span, &mut request, &mut facts).await?;
         match answered {
             Ok(response) if response.status() == StatusCode::SWITCHING_PROTOCOLS && wishes.websocket => {
                 upgrade::check_response(head, response.headers())?;
@@ -249,7 +249,7 @@ async fn attempt(
     clearance: &Clearance,
     wishes: Wishes,
     span: [u8; 8],
-    request: Request<Body>,
+    request: &mut Option<Request<Outgoing<Body>>>,
     facts: &mut Facts,
 ) -> Result<Result<Response<ResponseBody>, DialError>, Failure> {
     let worker = passage.conn().worker();
