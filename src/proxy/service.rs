@@ -157,7 +157,9 @@ async fn pass(guard: &Guard, wishes: Wishes, trace: &Trace, body: Incoming) -> R
     let passage = guard.passage();
     let worker = passage.conn().worker();
     let head = passage.head();
-    worker.shared().via.check(&head.headers)?;
+    if wishes.is_forwarded() {
+        worker.shared().via.check(&head.headers)?;
+    }
     if head.method == Method::CONNECT {
         // Boxed: the usual request is no larger for it.
         return Box::pin(connect(passage)).await;
