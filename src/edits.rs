@@ -52,6 +52,12 @@ impl Edits {
         self.target.as_ref()
     }
 
+    /// The same, taken out: it is copied where it goes to only.
+    #[must_use]
+    pub const fn take_target(&mut self) -> Option<PathAndQuery> {
+        self.target.take()
+    }
+
     /// Whether nothing changes.
     #[must_use]
     pub fn is_empty(&self) -> bool {

@@ -230,7 +230,7 @@ pub(super) struct Forward<'a> {
 
 impl Forward<'_> {
     /// The head of one attempt; `dial` gives it the form of the upstream's HTTP version, and its authority.
-    pub(super) fn request(self, body: Body) -> Request<Outgoing<Body>> {
+    pub(super) fn request(mut self, body: Body) -> Request<Outgoing<Body>> {
         let target = self.target();
         let mut headers = self.head.headers.clone();
         if self.wishes.met.has(PROXY_AUTHORIZATION_MET) {
@@ -260,17 +260,18 @@ impl Forward<'_> {
     }
 
     /// Origin-form; `dial` adds scheme and authority where the upstream speaks HTTP/2.
-    fn target(&self) -> Uri {
-        let Some(target) = self.edits.target().or_else(|| self.head.uri.path_and_query()) else { return Uri::default() };
-        if self.edits.target().is_none() && self.head.uri.authority().is_none() {
+    fn target(&mut self) -> Uri {
+        let edited = self.edits.take_target();
+        if edited.is_none() && self.head.uri.authority().is_none() {
             return self.head.uri.clone();
         }
+        let Some(target) = edited.or_else(|| self.head.uri.path_and_query().cloned()) else { return Uri::default() };
         match target.as_str() {
             // `http://host?query`: the empty path of an absolute target is `/` (RFC 9112 section 3.2.1). Text says `/` of an empty target
             // too.
             "/" => Uri::default(),
             text if text.starts_with('?') => PathAndQuery::try_from(format!("/{text}")).map_or_else(|_| Uri::default(), Uri::from),
-            _ => Uri::from(target.clone()),
+            _ => Uri::from(target),
         }
     }
 }

@@ -15,6 +15,7 @@ mod detector;
 #[cfg(any(test, fuzzing))]
 pub mod fuzz;
 mod finding;
+mod harmless;
 mod lists;
 mod names;
 mod query;

@@ -57,8 +57,9 @@ pub(super) fn fold(name: &[u8]) -> SmallVec<[u8; 64]> {
     folded
 }
 
+/// What the table says of a name as it stands.
 #[rustfmt::skip]
-fn exact(name: &[u8]) -> Option<Class> {
+pub(super) fn exact(name: &[u8]) -> Option<Class> {
     Some(match name {
         b"host" | b"content-length" | b"transfer-encoding" | b"connection" | b"keep-alive" | b"proxy-connection" | b"te" | b"upgrade"
         | b"traceparent" | b":authority" => Class::Inert,

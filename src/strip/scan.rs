@@ -5,7 +5,8 @@ use base64::engine::general_purpose::{GeneralPurpose, GeneralPurposeConfig};
 use base64::{Engine as _, alphabet};
 
 use super::finding::{Findings, Held, Kind, finding};
-use super::names::{Class, QueryClass, classify, classify_query, fold};
+use super::harmless;
+use super::names::{Class, QueryClass, classify, classify_query, exact, fold};
 use super::rules::Rules;
 use super::shape;
 use crate::secret::FingerprintKey;
@@ -45,21 +46,38 @@ impl<'a> Scan<'a> {
 
     /// Judges one header or trailer field.
     pub(super) fn field(&mut self, slot: &'static str, name: &[u8], value: &[u8]) -> Verdict {
-        let class = classify(name);
-        let (kind, secret) = match class {
-            Class::Inert => return Verdict::Stays,
-            Class::Cookie | Class::Subprotocols | Class::Baggage => return Verdict::List(class),
-            Class::Authorization => return self.by_name(&Held { slot, name, value }, authorization),
-            Class::Credential(kind) => {
-                return self.by_name(&Held { slot, name, value }, |value| shape::find(value).unwrap_or((kind, value)));
-            }
-            Class::Plain | Class::Unknown => match self.by_value(name, value) {
-                Some(found) => found,
-                None => return Verdict::Stays,
-            },
+        match exact(name) {
+            Some(Class::Plain) | None => self.unsaid(&Held { slot, name, value }),
+            Some(class) => self.said(class, &Held { slot, name, value }),
+        }
+    }
+
+    /// A field whose name may say nothing: most were here before, and had nothing.
+    fn unsaid(&mut self, held: &Held<'_>) -> Verdict {
+        let mark = harmless::mark(held.name, held.value);
+        if harmless::knows(mark) && !self.rules.adds_header(held.name) {
+            return Verdict::Stays;
+        }
+        match classify(held.name) {
+            Class::Plain | Class::Unknown => {}
+            class => return self.said(class, held),
+        }
+        let Some((kind, secret)) = self.by_value(held.name, held.value) else {
+            harmless::learn(mark);
+            return Verdict::Stays;
         };
-        let kept = self.rules.keeps_header(name);
-        if self.found(kind, slot, name, secret, kept) { Verdict::Goes } else { Verdict::Stays }
+        let kept = self.rules.keeps_header(held.name);
+        if self.found(kind, held.slot, held.name, secret, kept) { Verdict::Goes } else { Verdict::Stays }
+    }
+
+    /// A field whose name says what its value is.
+    fn said(&mut self, class: Class, held: &Held<'_>) -> Verdict {
+        match class {
+            Class::Inert | Class::Plain | Class::Unknown => Verdict::Stays,
+            Class::Cookie | Class::Subprotocols | Class::Baggage => Verdict::List(class),
+            Class::Authorization => self.by_name(held, authorization),
+            Class::Credential(kind) => self.by_name(held, |value| shape::find(value).unwrap_or((kind, value))),
+        }
     }
 
     /// A field whose name says all.
