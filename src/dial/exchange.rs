@@ -177,13 +177,7 @@ async fn in_time<F: Future>(
 }
 
 /// Tells apart what the engine says.
-fn unanswered(
-    error: &hyper::Error,
-    unsent: bool,
-    progress: Option<&Progress>,
-    hop: &Hop<'_>,
-    facts: &mut Facts,
-) -> Failed {
+fn unanswered(error: &hyper::Error, unsent: bool, progress: Option<&Progress>, hop: &Hop<'_>, facts: &mut Facts) -> Failed {
     let why = chain(error);
     let place = Place::new(hop, facts);
     if unsent {

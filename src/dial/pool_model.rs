@@ -94,7 +94,7 @@ impl Play {
         let base = hop(&self.upstreams[upstream], &self.places[place]);
         let hop = Hop { generation, workload: self.workloads[workload].as_ref(), upgrade, ..base };
         let mut facts = Facts::default();
-        let answer = self.dialer.send(&hop, &mut whole(get(path)), &mut facts, &mut || Ok(())).await.unwrap();
+        let answer = self.dialer.send(&hop, &mut Some(whole(get(path))), &mut facts, &mut || Ok(())).await.unwrap();
         let body = answer.collect().await.unwrap().to_bytes();
         (key, facts.reused, std::str::from_utf8(&body).unwrap().parse().unwrap())
     }

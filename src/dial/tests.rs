@@ -82,14 +82,14 @@ pub(super) fn get(path: &str) -> Request<TestBody> {
 }
 
 /// As it is sent.
-pub(super) fn whole(request: Request<TestBody>) -> Option<Request<Outgoing<TestBody>>> {
-    Some(request.map(Outgoing::new))
+pub(super) fn whole(request: Request<TestBody>) -> Request<Outgoing<TestBody>> {
+    request.map(Outgoing::new)
 }
 
 /// Sends; gives the facts and either the status and the whole body, or the error.
 async fn send(dialer: &Dialer<TestBody>, hop: &Hop<'_>, request: Request<TestBody>) -> (Facts, Result<String, DialError>) {
     let mut facts = Facts::default();
-    let answer = dialer.send(hop, &mut whole(request), &mut facts, &mut || Ok(())).await;
+    let answer = dialer.send(hop, &mut Some(whole(request)), &mut facts, &mut || Ok(())).await;
     let body = match answer {
         Ok(response) => Ok(String::from_utf8(response.collect().await.unwrap().to_bytes().to_vec()).unwrap()),
         Err(error) => Err(error),
@@ -230,8 +230,8 @@ async fn a_connection_that_is_still_receiving_is_not_taken() {
         let ((_, dialer), upstream) = (dialer(), upstream(|_| {}));
         let place = destination(Scheme::Http, "ledger.example", port);
         let (mut first, mut second) = (Facts::default(), Facts::default());
-        let held = dialer.send(&hop(&upstream, &place), &mut whole(get("/")), &mut first, &mut || Ok(())).await.unwrap();
-        let other = dialer.send(&hop(&upstream, &place), &mut whole(get("/")), &mut second, &mut || Ok(())).await.unwrap();
+        let held = dialer.send(&hop(&upstream, &place), &mut Some(whole(get("/"))), &mut first, &mut || Ok(())).await.unwrap();
+        let other = dialer.send(&hop(&upstream, &place), &mut Some(whole(get("/"))), &mut second, &mut || Ok(())).await.unwrap();
         assert!(!second.reused);
         drop((held, other));
     })
@@ -260,7 +260,7 @@ async fn a_request_that_met_a_dead_connection_asks_before_it_is_sent_again() {
                 if allowed { Ok(()) } else { Err(Refusal::new(Code::Revoked, "revoked meanwhile")) }
             };
             let answer = {
-                let mut request = whole(get("/again"));
+                let mut request = Some(whole(get("/again")));
                 let mut sending = pin!(dialer.send(&hop, &mut request, &mut facts, &mut again));
                 assert!(matches!(sending.as_mut().poll(&mut Context::from_waker(Waker::noop())), Poll::Pending));
                 drop(connection);
@@ -641,7 +641,7 @@ async fn a_slow_upload_behind_its_answer_outlives_the_sweeps_and_its_connection_
         let request = Request::post("/up").body(StreamBody::new(Box::pin(body)).boxed_unsync()).unwrap();
         let mut facts = Facts::default();
         let hop = hop(&upstream, &place);
-        let mut response = dialer.send(&hop, &mut whole(request), &mut facts, &mut || Ok(())).await.unwrap();
+        let mut response = dialer.send(&hop, &mut Some(whole(request)), &mut facts, &mut || Ok(())).await.unwrap();
         let upload = response.body_mut().upload().expect("the body is not sent");
         assert_eq!(response.collect().await.unwrap().to_bytes(), "ok");
         for piece in ["one", "two", "three"] {
@@ -714,7 +714,7 @@ async fn switching_protocols_needs_somebody_who_asked() {
         };
         let upgrading = Hop { upgrade: true, ..hop(&plain, &place) };
         let mut facts = Facts::default();
-        let response = dialer.send(&upgrading, &mut whole(asking()), &mut facts, &mut || Ok(())).await.unwrap();
+        let response = dialer.send(&upgrading, &mut Some(whole(asking())), &mut facts, &mut || Ok(())).await.unwrap();
         assert_eq!((response.status(), dialer.held()), (StatusCode::SWITCHING_PROTOCOLS, 0));
         let mut stream = TokioIo::new(hyper::upgrade::on(response).await.unwrap());
         stream.write_all(b"hello").await.unwrap();
@@ -735,7 +735,7 @@ async fn heads_that_could_be_read_in_two_ways_are_made_plain_or_refused() {
         let both = raw(b"HTTP/1.1 200 OK\r\ncontent-length: 3\r\ntransfer-encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n").await;
         let place = destination(Scheme::Http, "ledger.example", both);
         let mut facts = Facts::default();
-        let response = dialer.send(&hop(&upstream, &place), &mut whole(get("/")), &mut facts, &mut || Ok(())).await.unwrap();
+        let response = dialer.send(&hop(&upstream, &place), &mut Some(whole(get("/"))), &mut facts, &mut || Ok(())).await.unwrap();
         assert!(!response.headers().contains_key(http::header::CONTENT_LENGTH));
         assert_eq!(response.collect().await.unwrap().to_bytes(), "hello");
         for (bare, kept) in [
@@ -746,7 +746,8 @@ async fn heads_that_could_be_read_in_two_ways_are_made_plain_or_refused() {
             (b"HTTP/1.1 304 Not Modified\r\ncontent-length: 3\r\n\r\n", true),
         ] {
             let place = destination(Scheme::Http, "ledger.example", raw(bare).await);
-            let response = dialer.send(&hop(&upstream, &place), &mut whole(get("/")), &mut Facts::default(), &mut || Ok(())).await.unwrap();
+            let response =
+                dialer.send(&hop(&upstream, &place), &mut Some(whole(get("/"))), &mut Facts::default(), &mut || Ok(())).await.unwrap();
             assert_eq!(response.headers().contains_key(http::header::CONTENT_LENGTH), kept, "{}", String::from_utf8_lossy(bare));
             assert_eq!(response.collect().await.unwrap().to_bytes(), "");
         }
@@ -977,7 +978,7 @@ async fn what_switched_protocols_is_counted_until_it_ends() {
         };
         for _ in 0..2 {
             let mut facts = Facts::default();
-            let response = dialer.send(&upgrading, &mut whole(asking()), &mut facts, &mut || Ok(())).await.unwrap();
+            let response = dialer.send(&upgrading, &mut Some(whole(asking())), &mut facts, &mut || Ok(())).await.unwrap();
             let mut stream = TokioIo::new(hyper::upgrade::on(response).await.unwrap());
             stream.write_all(b"hello").await.unwrap();
             stream.read_exact(&mut [0; 5]).await.unwrap();
@@ -1068,7 +1069,7 @@ async fn an_http2_peer_that_says_goodbye_and_takes_nothing_keeps_no_connection()
         let (_, dialer) = bounded(Limits { stalled: Duration::from_millis(300), ..Limits::default() });
         let place = destination(Scheme::Http, "ledger.example", port);
         let mut facts = Facts::default();
-        let response = dialer.send(&hop(&upstream, &place), &mut whole(get("/")), &mut facts, &mut || Ok(())).await.unwrap();
+        let response = dialer.send(&hop(&upstream, &place), &mut Some(whole(get("/"))), &mut facts, &mut || Ok(())).await.unwrap();
         tokio::time::timeout(Duration::from_secs(10), stuck).await.expect("it takes all that it is sent").unwrap();
         drop(response);
         until_open(&dialer, 0).await;
@@ -1249,7 +1250,7 @@ async fn a_head_that_may_not_leave_any_more_ends_the_connection_that_still_holds
         let mut upload = pin!(send(&dialer, &hop, large()));
         turns(upload.as_mut()).await;
         let (mut facts, mut revoked) = (Facts::default(), || Err(Refusal::new(Code::Revoked, "revoked meanwhile")));
-        turns(pin!(dialer.send(&hop, &mut whole(get("/")), &mut facts, &mut revoked))).await;
+        turns(pin!(dialer.send(&hop, &mut Some(whole(get("/"))), &mut facts, &mut revoked))).await;
         until_open(&dialer, 0).await;
         assert!(upload.await.1.is_err());
     })
@@ -1281,7 +1282,7 @@ async fn a_head_that_waits_in_the_engine_for_a_stream_does_not_leave_after_its_r
         send(&dialer, &hop, upload).await.1.unwrap();
         {
             let (mut facts, mut revoked) = (Facts::default(), || Err(Refusal::new(Code::Revoked, "revoked meanwhile")));
-            turns(pin!(dialer.send(&hop, &mut whole(get("/")), &mut facts, &mut revoked))).await;
+            turns(pin!(dialer.send(&hop, &mut Some(whole(get("/"))), &mut facts, &mut revoked))).await;
         }
         go.send(()).unwrap();
         assert_eq!(tokio::time::timeout(Duration::from_secs(10), told).await.unwrap().unwrap(), None);

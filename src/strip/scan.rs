@@ -58,9 +58,9 @@ impl<'a> Scan<'a> {
         if harmless::knows(mark) && !self.rules.adds_header(held.name) {
             return Verdict::Stays;
         }
-        match classify(held.name) {
-            Class::Plain | Class::Unknown => {}
-            class => return self.said(class, held),
+        let class = classify(held.name);
+        if !matches!(class, Class::Plain | Class::Unknown) {
+            return self.said(class, held);
         }
         let Some((kind, secret)) = self.by_value(held.name, held.value) else {
             harmless::learn(mark);
