@@ -71,9 +71,7 @@ impl Head {
 /// In hex.
 fn shown(hash: blake3::Hash) -> [u8; HEX] {
     let mut text = [0; HEX];
-    for (pair, byte) in text.as_chunks_mut::<2>().0.iter_mut().zip(hash.as_bytes()) {
-        *pair = super::json::hex_pair(*byte);
-    }
+    text.copy_from_slice(hash.as_bytes().map(super::json::hex_pair).as_flattened());
     text
 }
 

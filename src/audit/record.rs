@@ -153,14 +153,13 @@ impl Scribe {
         }
         put!(out, "request_bytes", number access.request_bytes);
         put!(out, "response_bytes", number access.response_bytes);
-        out.extend_from_slice(b",\"durations\":");
-        let object = out.len();
-        put!(out, "total", number micros(access.took));
+        out.extend_from_slice(b",\"durations\":{\"total\":");
+        out.extend_from_slice(itoa::Buffer::new().format(micros(access.took)).as_bytes());
         put!(out, "decided", number micros(access.decided));
         if !access.obtained.is_zero() {
             put!(out, "obtained", number micros(access.obtained));
         }
-        close_object(out, object);
+        out.push(b'}');
         if !access.attempts.is_empty() {
             list(out, b",\"attempts\":[", &access.attempts, |out, tried| attempt(out, tried, &mut self.addresses));
         }
