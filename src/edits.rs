@@ -52,7 +52,7 @@ impl Edits {
         self.target.as_ref()
     }
 
-    /// The same, taken out: it is copied where it goes to only.
+    /// The same, taken out, so that it need not be copied.
     #[must_use]
     pub const fn take_target(&mut self) -> Option<PathAndQuery> {
         self.target.take()

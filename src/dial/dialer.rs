@@ -104,8 +104,8 @@ where
 
     /// Sends a request and gives the response head and its body.
     ///
-    /// The request is taken, and comes with its final head: path and query in its URI, and the `Host` that shall leave (the destination's if there is
-    /// none). Callbacks of `hyper::ext::on_informational` see interim responses, and `hyper::upgrade::on` works on a 101.
+    /// The request is taken out. It comes with its final head: path and query in its URI, and the `Host` that shall leave (the
+    /// destination's if there is none). Callbacks of `hyper::ext::on_informational` see interim responses, and `hyper::upgrade::on` works on a 101.
     ///
     /// A pooled connection that was dead before a byte was written is replaced by a fresh one, after asking `again`. Nothing else is
     /// sent twice; see [`DialError::may_resend`] for what a caller may decide itself.

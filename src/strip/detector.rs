@@ -408,6 +408,24 @@ mod tests {
         assert_eq!(stripped.findings().iter().filter(|finding| finding.kept).count(), 2);
     }
 
+    /// What is known to hold nothing is known of its name and value, not of an upstream: another one's rules still take it.
+    #[test]
+    fn a_field_that_is_harmless_to_one_upstream_goes_where_another_says_so() {
+        let parts =
+            head("/p", &[("x-custom", "opaque-and-long-enough-for-any-shape"), ("x-plain", "opaque-and-long-enough-for-any-shape")]);
+        let also = Rules::new(&StripOptions { keep: Vec::new(), also: vec!["x-custom".into()] }).unwrap();
+        for _ in 0..2 {
+            assert!(strip(&parts).edits().is_empty());
+            let stripped = examine(&parts, &also, &key());
+            assert_eq!(applied(&parts, &stripped).headers.keys().map(HeaderName::as_str).collect::<Vec<_>>(), ["x-plain"]);
+            assert_eq!(&*stripped.findings()[0].place, "header:x-custom");
+        }
+        // The same value under a name that says what it is, and another value under the same name.
+        for fields in [("x-custom-token", "opaque-and-long-enough-for-any-shape"), ("x-custom", JWT), ("x-plain", JWT)] {
+            assert_eq!(strip(&head("/p", &[fields])).findings().len(), 1, "{fields:?}");
+        }
+    }
+
     #[test]
     fn kinds_and_fingerprints_follow_the_key_not_the_slot() {
         let parts = head(
