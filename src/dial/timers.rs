@@ -31,3 +31,49 @@ impl Timers {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::future::poll_fn;
+    use std::task::Poll;
+
+    use tokio::time::Instant;
+
+    use super::*;
+    use crate::clock::passed;
+
+    fn run(story: impl Future<Output = ()>) {
+        tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap().block_on(story);
+    }
+
+    #[test]
+    fn a_lane_keeps_so_many_timers() {
+        run(async {
+            let timers = Timers::default();
+            let taken: Vec<_> = (0..MOST + 9).map(|_| timers.take(Duration::from_hours(1))).collect();
+            for timer in taken {
+                timers.keep(timer);
+            }
+            assert_eq!(timers.0.borrow().len(), MOST);
+        });
+    }
+
+    /// Set for sooner, it fires in between and is set again; set for later, it is set for sooner.
+    #[test]
+    fn a_timer_of_a_former_request_ends_the_next_one_at_its_own_time() {
+        run(async {
+            let timers = Timers::default();
+            for (former, own) in [(5, 40), (3_600_000, 40)] {
+                let mut timer = timers.take(Duration::from_millis(former));
+                let until = Instant::now() + Duration::from_millis(former);
+                assert!(!poll_fn(|cx| Poll::Ready(passed(timer.as_mut(), until, cx))).await);
+                timers.keep(timer);
+                let (began, mut timer) = (Instant::now(), timers.take(Duration::from_hours(1)));
+                let until = began + Duration::from_millis(own);
+                let ended = poll_fn(|cx| if passed(timer.as_mut(), until, cx) { Poll::Ready(Instant::now()) } else { Poll::Pending });
+                let ended = tokio::time::timeout(Duration::from_mins(1), ended).await.expect("it ends by its own deadline");
+                assert!(ended >= until);
+            }
+        });
+    }
+}
