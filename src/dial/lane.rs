@@ -40,7 +40,8 @@ pub(super) struct Lane<B> {
     pub(super) opening: Cell<bool>,
     pub(super) failures: Cell<u32>,
     pub(super) opened: Notify,
-    pub(super) timers: Timers,
+    /// The worker's, for all lanes.
+    pub(super) timers: Rc<Timers>,
 }
 
 /// What is known of a connection beside its sender.
@@ -70,7 +71,7 @@ pub(super) enum Sender<B> {
 }
 
 impl<B> Lane<B> {
-    pub(super) fn new(hop: &Hop<'_>) -> Option<Self> {
+    pub(super) fn new(hop: &Hop<'_>, timers: &Rc<Timers>) -> Option<Self> {
         let origin = hop.destination.to_string();
         let authority = origin.split_once("://").map_or(&*origin, |(_, authority)| authority);
         Some(Self {
@@ -87,7 +88,7 @@ impl<B> Lane<B> {
             opening: Cell::new(false),
             failures: Cell::new(0),
             opened: Notify::new(),
-            timers: Timers::default(),
+            timers: Rc::clone(timers),
         })
     }
 

@@ -1,15 +1,16 @@
-//! `Timers`: what the requests of one lane wait with for their answers.
+//! `Timers`: what the requests of one worker wait with for their answers.
 //!
 //! A timer of its own would be set and taken back by each request, and nearly all are answered long before. So the timer of a request that
 //! was answered stays set and goes to the next: it fires once for all of them, and is set again for the one that has it then.
 
 use std::cell::RefCell;
 use std::pin::Pin;
+use std::task::{Context, Waker};
 use std::time::Duration;
 
 use tokio::time::Sleep;
 
-/// Timers that one lane keeps.
+/// Timers that one worker keeps.
 const MOST: usize = 256;
 
 /// Timers that nobody waits with.
@@ -23,10 +24,12 @@ impl Timers {
         kept.unwrap_or_else(|| Box::pin(tokio::time::sleep(after)))
     }
 
-    /// For the next request.
-    pub(super) fn keep(&self, timer: Pin<Box<Sleep>>) {
+    /// For the next request. Until then it wakes nobody: a task that it could wake would keep its memory until it fires.
+    pub(super) fn keep(&self, mut timer: Pin<Box<Sleep>>) {
         let mut kept = self.0.borrow_mut();
         if kept.len() < MOST {
+            // Fired or not: the next request asks again.
+            let _fired = timer.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_ready();
             kept.push(timer);
         }
     }
@@ -35,7 +38,8 @@ impl Timers {
 #[cfg(test)]
 mod tests {
     use std::future::poll_fn;
-    use std::task::Poll;
+    use std::sync::Arc;
+    use std::task::{Poll, Wake};
 
     use tokio::time::Instant;
 
@@ -46,8 +50,30 @@ mod tests {
         tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap().block_on(story);
     }
 
+    /// Stands for a task: alive as long as somebody could wake it.
+    struct Task;
+
+    impl Wake for Task {
+        fn wake(self: Arc<Self>) {}
+    }
+
     #[test]
-    fn a_lane_keeps_so_many_timers() {
+    fn a_kept_timer_holds_nothing_of_the_task_that_waited_with_it() {
+        run(async {
+            let (timers, task) = (Timers::default(), Arc::new(Task));
+            let mut timer = timers.take(Duration::from_hours(1));
+            let until = Instant::now() + Duration::from_hours(1);
+            let waker = Waker::from(Arc::clone(&task));
+            assert!(!passed(timer.as_mut(), until, &mut Context::from_waker(&waker)));
+            drop(waker);
+            assert_eq!(Arc::strong_count(&task), 2, "it would be woken");
+            timers.keep(timer);
+            assert_eq!(Arc::strong_count(&task), 1, "its request is over");
+        });
+    }
+
+    #[test]
+    fn a_worker_keeps_so_many_timers() {
         run(async {
             let timers = Timers::default();
             let taken: Vec<_> = (0..MOST + 9).map(|_| timers.take(Duration::from_hours(1))).collect();
