@@ -6,6 +6,7 @@
 //! closed as `lost` by the next start. A power cut loses 100 ms and the duration of one `fdatasync` more.
 
 mod access;
+mod addresses;
 mod chain;
 mod circumstances;
 mod event;

@@ -280,3 +280,6 @@ mod pool_model;
 #[cfg(test)]
 #[path = "tests.rs"]
 mod tests;
+#[cfg(test)]
+#[path = "tests_frames.rs"]
+mod tests_frames;
